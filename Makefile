@@ -1,0 +1,49 @@
+# Everything here does its own set-up in .venv: it needs Python >= 3.11, make and the usual shell tools.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check lint format clean
+
+help:  ## Show what there is to make
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(STAMP)  ## Set up .venv with the pinned dependencies (once; again when they change)
+
+demo: $(STAMP)  ## Send a campaign over two local servers and kill one of them on the way
+	@$(BIN)/campaigns demo
+
+test: check  ## Run the checks and all tests
+	@$(BIN)/python -m pytest
+
+check: $(STAMP)  ## Lint, format, types and import rules
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+lint: check  ## The same as check
+
+format: $(STAMP)  ## Format the code and mend what the linter can mend
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+clean:  ## Remove .venv and all that the tools left behind
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+# A .venv whose Python is gone is made anew; pip reports errors alone.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Campaigns needs Python >= 3.11, and '$(PYTHON)' is" \
+	    "$$($(PYTHON) --version 2>&1 || echo 'not there')." \
+	    "Name another one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "Making $(VENV) ..."; \
+	  $(PYTHON) -m venv --clear $(VENV) || { \
+	  echo "'$(PYTHON) -m venv' failed: install Python's venv module (on Debian: python3-venv)." >&2; exit 1; }; }
+	@echo "Installing the dependencies into $(VENV) (once) ..."
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input \
+	  --constraint constraints.txt --editable '.[dev]'
+	@touch $@
