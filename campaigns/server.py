@@ -1,0 +1,123 @@
+"""A mail server as it is configured: where it is, how it is secured, what it may be asked to carry."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, SecretStr, field_validator, model_validator
+
+from campaigns.units import Rate
+
+NAME_FORM = "a small letter, then small letters, digits and hyphens"
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
+_PORTS = {"implicit": 465, "starttls": 587, "none": 25}
+
+Tls = Literal["none", "starttls", "implicit"]
+
+
+def valid_name(name: str) -> str:
+    """The name, if it may name a server or a stream. Raises ValueError."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is not a name: {NAME_FORM}")
+    return name
+
+
+def whole_number(least: int, most: int) -> BeforeValidator:
+    """Accepts whole numbers, also as text from the environment; its error says the range."""
+
+    def check(value: object) -> int:
+        text = str(value).strip()
+        if isinstance(value, bool) or not re.fullmatch(r"-?\d{1,18}", text) or not least <= int(text) <= most:
+            raise ValueError(f"{value!r} is not a whole number from {least} to {most}")
+        return int(text)
+
+    return BeforeValidator(check)
+
+
+def _rate(value: object) -> object:
+    if value is None or isinstance(value, Rate):
+        return value
+    return Rate.parse(str(value))
+
+
+class Server(BaseModel):
+    """One mail server. `url` in the configuration becomes host, port and tls here."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    name: Annotated[str, BeforeValidator(valid_name)]
+    host: str
+    port: Annotated[int, whole_number(1, 65535)]
+    tls: Tls = "starttls"
+    username: str = ""
+    password: SecretStr | None = None
+    weight: Annotated[int, whole_number(0, 1_000_000)] = 1
+    connections: Annotated[int, whole_number(1, 10_000)] = 20
+    rate: Annotated[Rate | None, BeforeValidator(_rate)] = None
+    ca_file: Path | None = None
+    max_messages_per_connection: Annotated[int, whole_number(1, 1_000_000)] = 100
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_url(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or "host" in data:
+            return data
+        if "url" not in data:
+            raise ValueError("url: is missing: smtp://host:port or smtps://host:port")
+        rest = {key: value for key, value in data.items() if key != "url"}
+        return {**rest, **_parts(data["url"], rest.get("tls"))}
+
+    @field_validator("ca_file")
+    @classmethod
+    def _readable(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_file():
+            raise ValueError(f"{value} is not a file")
+        return value
+
+    @model_validator(mode="after")
+    def _authentication_is_safe(self) -> Server:
+        if self.username and self.password is None:
+            variable = password_variable(self.name)
+            raise ValueError(f"username without a password: set password_file, or {variable}")
+        if self.username and self.tls == "none" and not self.is_loopback:
+            raise ValueError(
+                'a password never goes in plain text over a network: tls must be "starttls" or "implicit"'
+            )
+        return self
+
+    @property
+    def is_loopback(self) -> bool:
+        """True if what is sent there never leaves this machine."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def password_variable(name: str) -> str:
+    """The environment variable that holds a server's password."""
+    return "CAMPAIGNS_PASSWORD_" + name.upper().replace("-", "_")
+
+
+def _parts(url: object, tls: object) -> dict[str, Any]:
+    """Host, port and tls of an `smtp://` or `smtps://` address."""
+    form = "smtp://host:port or smtps://host:port"
+    try:
+        parts = urlsplit(str(url))
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError(f"url: not a valid address: {form}") from None
+    if parts.scheme not in {"smtp", "smtps"} or not host or parts.path.strip("/") or parts.query:
+        raise ValueError(f"url: must be {form}")
+    if parts.username or parts.password:
+        raise ValueError("url: no user or password here: use username, and password_file or the environment")
+    if parts.scheme == "smtps" and tls not in {None, "implicit"}:
+        raise ValueError('tls: smtps:// implies "implicit"; leave tls out, or write smtp://')
+    tls = "implicit" if parts.scheme == "smtps" else (tls or "starttls")
+    return {"host": host, "port": port or _PORTS.get(str(tls), 25), "tls": tls}

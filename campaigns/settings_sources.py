@@ -1,0 +1,267 @@
+"""Where settings come from: the configuration file, the environment and the password files.
+
+Nothing is judged here but what the models cannot see: unknown keys, unreadable files, where a value came
+from. Mistakes are collected, so that the operator sees all of them at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from campaigns.errors import SettingsError
+from campaigns.server import password_variable
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "CAMPAIGNS_"
+TOP_KEYS = ("database", "broker", "state", "servers", "delivery", "streams")
+SERVER_KEYS = (
+    *("name", "url", "tls", "username", "password_file", "weight", "connections", "rate", "ca_file"),
+    "max_messages_per_connection",
+)
+DELIVERY_KEYS = (
+    *("on_uncertain", "lease_seconds", "connect_seconds", "command_seconds", "body_seconds", "dot_seconds"),
+    *("retry_after", "give_up_after", "shutdown_seconds", "max_crashes", "max_deferrals"),
+)
+KeyPath = tuple[str | int, ...]
+
+
+@dataclass(kw_only=True)
+class Sources:
+    """What was read, where each overriding value came from, and what is wrong with it so far."""
+
+    directory: Path
+    config_file: Path | None
+    data: dict[str, Any] = field(default_factory=dict)
+    origins: dict[KeyPath, str] = field(default_factory=dict)
+    mistakes: list[str] = field(default_factory=list)
+
+    def mistake(self, path: KeyPath, text: str) -> None:
+        """Adds one line: where it was written, the key, what is wrong, what is allowed."""
+        for line in text.splitlines():
+            key, line_text = _join(self._named(path), line)
+            mistake = self._line(path, key, line_text)
+            if mistake not in self.mistakes:
+                self.mistakes.append(mistake)
+
+    def _line(self, path: KeyPath, key: str, text: str) -> str:
+        for length in range(len(path), 0, -1):
+            if variable := self.origins.get(path[:length]):
+                return f"{variable}: {text}"
+        source = self.config_file.name if self.config_file else "configuration"
+        return f"{source}: {key}: {text}" if key else f"{source}: {text}"
+
+    def _named(self, path: KeyPath) -> str:
+        """`("servers", 0, "weight")` as `servers.primary.weight`."""
+        parts = [str(part) for part in path]
+        if len(path) > 1 and path[0] == "servers" and isinstance(path[1], int):
+            parts[1] = _server_label(self.data.get("servers"), path[1])
+        return ".".join(parts)
+
+    def raise_mistakes(self) -> None:
+        if self.mistakes:
+            raise SettingsError("\n".join(self.mistakes))
+
+
+def read_sources(config: Path | None, environ: Mapping[str, str]) -> Sources:
+    """Everything that was configured, merged. Raises SettingsError if there is nothing to read."""
+    named = config or (Path(environ["CAMPAIGNS_CONFIG"]) if environ.get("CAMPAIGNS_CONFIG") else None)
+    file = (named or Path("campaigns.toml")).absolute()
+    if named is not None and not file.is_file():
+        raise SettingsError(f"{named}: there is no such configuration file; `campaigns init` writes one")
+    if not file.is_file() and not _configures(environ):
+        raise SettingsError("no campaigns.toml in this directory: run `campaigns init` to write one")
+    sources = Sources(directory=file.parent, config_file=file if file.is_file() else None)
+    if sources.config_file:
+        sources.data = _read_toml(sources.config_file)
+    _apply_environment(sources, environ)
+    _refuse_unknown_keys(sources)
+    _read_server_files(sources, environ)
+    return sources
+
+
+def add_validation_errors(sources: Sources, error: ValidationError) -> None:
+    """Pydantic's errors in our words; never the value itself where it could be a secret."""
+    for item in error.errors(include_url=False, include_context=True):
+        path = tuple(part for part in item["loc"] if not str(part).startswith("function-"))
+        sources.mistake(path, _sentence(item["type"], item["msg"], item.get("input"), item.get("ctx", {})))
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """`did you mean "weight"?`, or what is allowed."""
+    names = list(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    return f'did you mean "{close[0]}"?' if close else "allowed: " + ", ".join(names)
+
+
+def _sentence(kind: str, message: str, given: object, context: Mapping[str, Any]) -> str:
+    if kind == "missing":
+        return "is missing"
+    if kind == "literal_error":
+        return f"{given!r} is not allowed; allowed: {context['expected']}"
+    if kind == "value_error":
+        return message.removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]
+
+
+def _configures(environ: Mapping[str, str]) -> bool:
+    return any(key.startswith(PREFIX) and value for key, value in environ.items())
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{file.name}: this is not valid TOML: {error}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{file.name}: must be saved as UTF-8") from None
+    except OSError as error:
+        raise SettingsError(f"{file.name}: cannot be read: {error.strerror}") from error
+
+
+def _apply_environment(sources: Sources, environ: Mapping[str, str]) -> None:
+    for variable in sorted(environ):
+        value = environ[variable]
+        if not variable.startswith(PREFIX) or not value or variable.startswith(("CAMPAIGNS_PASSWORD_",)):
+            continue
+        path = variable.removeprefix(PREFIX).lower().split("__")
+        if path[0] in TOP_KEYS:
+            _override(sources, variable, path, value)
+        elif close := difflib.get_close_matches(path[0], TOP_KEYS, n=1, cutoff=0.75):
+            sources.mistakes.append(f"{variable}: unknown; did you mean {PREFIX}{close[0].upper()}?")
+
+
+def _override(sources: Sources, variable: str, path: list[str], value: str) -> None:
+    match path:
+        case ["database" | "broker" | "state" as key]:
+            sources.data[key] = value
+            sources.origins[(key,)] = variable
+        case ["delivery", key]:
+            _table(sources.data, "delivery")[key] = _listed(value) if key == "retry_after" else value
+            sources.origins[("delivery", key)] = variable
+        case ["streams", name]:
+            name = name.replace("_", "-")
+            _table(sources.data, "streams")[name] = _listed(value)
+            sources.origins[("streams", name)] = variable
+        case ["servers"]:
+            _replace_servers(sources, variable, value)
+        case ["servers", name, key]:
+            _override_server(sources, variable, name.replace("_", "-"), key, value)
+        case _:
+            sources.mistakes.append(f"{variable}: unknown; allowed: {PREFIX}DELIVERY__LEASE_SECONDS and such")
+
+
+def _replace_servers(sources: Sources, variable: str, value: str) -> None:
+    try:
+        servers = json.loads(value)
+    except ValueError:
+        servers = None
+    if isinstance(servers, list) and all(isinstance(server, dict) for server in servers):
+        sources.data["servers"] = servers
+        sources.origins[("servers",)] = variable
+    else:
+        sources.mistakes.append(f"{variable}: must be a JSON list of objects, one a server")
+
+
+def _override_server(sources: Sources, variable: str, name: str, key: str, value: str) -> None:
+    tables = _server_tables(sources)
+    for index, table in tables:
+        if table.get("name") == name:
+            table[key] = value
+            sources.origins[("servers", index, key)] = variable
+            return
+    known = ", ".join(str(table.get("name")) for _, table in tables)
+    sources.mistakes.append(f"{variable}: there is no server {name!r}; configured: {known or 'none'}")
+
+
+def _refuse_unknown_keys(sources: Sources) -> None:
+    _take_unknown(sources, (), sources.data, TOP_KEYS)
+    if isinstance(delivery := sources.data.get("delivery"), dict):
+        _take_unknown(sources, ("delivery",), delivery, DELIVERY_KEYS)
+    for index, table in _server_tables(sources):
+        if table.pop("password", None) is not None:
+            sources.mistake(
+                ("servers", index, "password"),
+                "not in this file: use password_file, or the environment variable "
+                + password_variable(str(table.get("name", "<name>"))),
+            )
+        _take_unknown(sources, ("servers", index), table, SERVER_KEYS)
+
+
+def _take_unknown(sources: Sources, path: KeyPath, table: dict[str, Any], known: tuple[str, ...]) -> None:
+    for key in [key for key in table if key not in known]:
+        sources.mistake((*path, key), f"unknown key; {suggestion(key, known)}")
+        del table[key]
+
+
+def _read_server_files(sources: Sources, environ: Mapping[str, str]) -> None:
+    for index, table in _server_tables(sources):
+        if isinstance(ca_file := table.get("ca_file"), str):
+            table["ca_file"] = sources.directory / ca_file
+        password_file = table.pop("password_file", None)
+        password = environ.get(password_variable(str(table.get("name", ""))))
+        if not password and password_file:
+            password = _read_password(sources, index, sources.directory / str(password_file))
+            if not table.get("username"):
+                sources.mistake(("servers", index, "username"), "is missing, and there is a password_file")
+        if password:
+            table["password"] = password
+
+
+def _read_password(sources: Sources, index: int, file: Path) -> str:
+    try:
+        password = file.read_text(encoding="utf-8").rstrip("\r\n")
+        if file.stat().st_mode & 0o077:
+            logger.warning("password file can be read by others: chmod 600", extra={"file": str(file)})
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        sources.mistake(("servers", index, "password_file"), f"{file} cannot be read: {reason}")
+        return "unreadable"
+    if not password:
+        sources.mistake(("servers", index, "password_file"), f"{file} is empty")
+        return "empty"
+    return password
+
+
+def _server_tables(sources: Sources) -> list[tuple[int, dict[str, Any]]]:
+    servers = sources.data.get("servers")
+    if not isinstance(servers, list):
+        return []
+    return [(index, table) for index, table in enumerate(servers) if isinstance(table, dict)]
+
+
+def _server_label(servers: object, index: int) -> str:
+    """A server's name, or its place in the file (from 1) while it has none."""
+    if isinstance(servers, list) and index < len(servers) and isinstance(servers[index], dict):
+        name = servers[index].get("name")
+        if isinstance(name, str) and name:
+            return name
+    return f"[{index + 1}]"
+
+
+def _table(data: dict[str, Any], key: str) -> dict[str, Any]:
+    if not isinstance(data.get(key), dict):
+        data[key] = {}
+    table: dict[str, Any] = data[key]
+    return table
+
+
+def _listed(value: str) -> list[str]:
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _join(key: str, text: str) -> tuple[str, str]:
+    """A message that begins with a key of its own, `url: ...`, belongs to that key."""
+    if match := re.match(r"([a-z_]+(?:\.[a-z0-9-]+)?): (.*)", text):
+        return (f"{key}.{match[1]}" if key else match[1]), match[2]
+    return key, text
