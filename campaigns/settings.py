@@ -91,7 +91,7 @@ class Settings(BaseModel):
 
     directory: Path
     config_file: Path | None = None
-    database: str = Field(default="sqlite:///campaigns.db", repr=False)
+    database: str = Field(default="sqlite:///campaigns.db", repr=False, validate_default=True)
     broker: str = Field(default="embedded", repr=False)
     state: str | None = Field(default=None, repr=False)
     servers: tuple[Server, ...] = ()
