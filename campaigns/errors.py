@@ -67,3 +67,7 @@ class TemplateError(CampaignsError):
 
 class MessageError(CampaignsError):
     """A header or an address would make a broken or dangerous message. Correct the value named."""
+
+
+class AlreadyRunning(CampaignsError):
+    """`campaigns up` runs here already. Stop that one first, or use it as it is."""

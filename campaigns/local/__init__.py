@@ -1,0 +1,1 @@
+"""Campaigns on this machine: the supervisor, its child processes, the embedded broker."""

@@ -1,0 +1,177 @@
+"""The supervisor with real child processes."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from campaigns.errors import AlreadyRunning
+from campaigns.local.child import bound_command
+from campaigns.local.lock import InstanceLock
+from campaigns.local.supervisor import Child, Supervisor
+
+DEADLINE_SECONDS = 20.0
+
+LONG = [sys.executable, "-c", "import time; print('here', flush=True); time.sleep(600)"]
+STUBBORN = [
+    sys.executable,
+    "-c",
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
+    "print('here', flush=True); time.sleep(600)",
+]
+SUPERVISOR = """
+import asyncio, sys
+from campaigns.local.supervisor import Child, Supervisor
+child = Child(name="one", command=[sys.executable, "-c", "import time; time.sleep(600)"])
+supervisor = Supervisor([[child]], say=lambda line: None, grace_seconds=5)
+async def ready():
+    while supervisor.groups[0][0].pid is None:
+        await asyncio.sleep(0.01)
+    print(supervisor.groups[0][0].pid, flush=True)
+asyncio.run(supervisor.run(ready))
+"""
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"never: {what}"
+        await asyncio.sleep(0.02)
+
+
+def gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+class Watched:
+    """A supervisor at work, and what it says."""
+
+    def __init__(self, *groups: list[Child], grace_seconds: float = 5.0) -> None:
+        self.said: list[str] = []
+        self.supervisor = Supervisor(groups, say=self.said.append, grace_seconds=grace_seconds)
+        self.task = asyncio.create_task(self.supervisor.run())
+
+    async def here(self, index: int = 0) -> int:
+        running = self.supervisor.groups[index][0]
+        await until(lambda: any("here" in line for line in self.said), "the child said that it is here")
+        assert running.pid is not None
+        return running.pid
+
+
+async def test_sigterm_ends_the_children_and_then_the_supervisor():
+    watched = Watched([Child(name="one", command=LONG)])
+    pid = await watched.here()
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(watched.task, DEADLINE_SECONDS)
+    assert gone(pid)
+
+
+async def test_a_child_that_dies_is_started_again_after_a_pause():
+    watched = Watched([Child(name="one", command=LONG)])
+    first = await watched.here()
+    os.kill(first, signal.SIGKILL)
+    running = watched.supervisor.groups[0][0]
+    await until(lambda: running.pid not in (None, first), "another process")
+    assert any("ended by SIGKILL; starts again in 0.5 s" in line for line in watched.said)
+    os.kill(os.getpid(), signal.SIGINT)
+    await asyncio.wait_for(watched.task, DEADLINE_SECONDS)
+
+
+async def test_the_pause_grows_while_a_child_keeps_dying():
+    watched = Watched([Child(name="one", command=[sys.executable, "-c", "raise SystemExit(3)"])])
+    await until(lambda: any("with status 3; starts again in 1.0 s" in line for line in watched.said), "1 s")
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(watched.task, DEADLINE_SECONDS)
+
+
+async def test_a_child_that_does_not_end_in_its_grace_is_killed():
+    watched = Watched([Child(name="one", command=STUBBORN)], grace_seconds=0.3)
+    pid = await watched.here()
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(watched.task, DEADLINE_SECONDS)
+    assert gone(pid)
+
+
+async def test_a_second_signal_cuts_the_grace_short():
+    watched = Watched([Child(name="one", command=STUBBORN)], grace_seconds=600)
+    pid = await watched.here()
+    os.kill(os.getpid(), signal.SIGINT)
+    await until(lambda: any("ending" in line for line in watched.said), "it ends")
+    os.kill(os.getpid(), signal.SIGINT)
+    await asyncio.wait_for(watched.task, DEADLINE_SECONDS)
+    assert gone(pid)
+
+
+async def test_ctrl_c_in_the_terminal_does_not_reach_the_children():
+    watched = Watched([Child(name="one", command=LONG)])
+    pid = await watched.here()
+    os.kill(pid, signal.SIGINT)
+    os.kill(pid, 0)
+    blocked = next(
+        line.split()[1]
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        if line.startswith("SigBlk")
+    )
+    assert int(blocked, 16) & 1 << (signal.SIGINT - 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(watched.task, DEADLINE_SECONDS)
+
+
+async def test_what_comes_later_waits_until_what_comes_first_serves():
+    serves = asyncio.Event()
+
+    async def ready() -> None:
+        await serves.wait()
+
+    watched = Watched([Child(name="broker", command=LONG, ready=ready)], [Child(name="worker", command=LONG)])
+    await watched.here()
+    worker = watched.supervisor.groups[1][0]
+    assert worker.pid is None
+    serves.set()
+    await until(lambda: worker.pid is not None, "the worker runs")
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(watched.task, DEADLINE_SECONDS)
+
+
+async def test_children_share_the_group_and_die_with_a_supervisor_that_is_killed():
+    supervisor = subprocess.Popen([sys.executable, "-c", SUPERVISOR], stdout=subprocess.PIPE, text=True)
+    with supervisor:
+        assert supervisor.stdout is not None
+        pid = int(supervisor.stdout.readline())
+        assert os.getpgid(pid) == os.getpgid(supervisor.pid)
+        supervisor.kill()
+    await until(lambda: gone(pid), "the child died with its supervisor")
+
+
+def test_a_child_whose_parent_is_gone_already_does_not_start():
+    command = [sys.executable, "-c", "print('started')"]
+    line = bound_command(command)
+    line[line.index(str(os.getpid()))] = "1"
+    result = subprocess.run(line, capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False)
+    assert (result.stdout, result.returncode) == ("", 0)
+
+
+def test_a_command_that_is_not_there_says_so():
+    result = subprocess.run(
+        bound_command(["no-such-command"]), capture_output=True, text=True, timeout=20, check=False
+    )
+    assert "cannot run no-such-command" in result.stderr
+
+
+def test_a_second_instance_is_refused_and_told_who_holds_the_lock(tmp_path: Path):
+    with InstanceLock(tmp_path), pytest.raises(AlreadyRunning, match=str(os.getpid())):
+        InstanceLock(tmp_path).__enter__()
+
+
+def test_the_lock_is_free_again_when_its_holder_has_ended(tmp_path: Path):
+    with InstanceLock(tmp_path):
+        pass
+    with InstanceLock(tmp_path) as lock:
+        assert "held" in repr(lock)
