@@ -1,0 +1,309 @@
+"""A list of recipients in a CSV file: what it is made of, and its rows as a stream."""
+
+import codecs
+import csv
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from campaigns.errors import InvalidRecipients
+
+__all__ = ["BadRow", "CsvFile", "Row", "read_csv"]
+
+_CHUNK_BYTES = 1 << 18
+_LONGEST_RECORD = 1 << 16
+_DELIMITERS = ",;\t|"
+_UNDECODED = re.compile("[\udc80-\udcff]")
+_CP1252_HOLES = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
+_BINARY = {
+    b"PK\x03\x04": "an Excel or other zipped file",
+    b"\xd0\xcf\x11\xe0": "an old Excel file",
+    b"%PDF": "a PDF file",
+    b"\x1f\x8b": "a gzipped file",
+    b"\x89PNG": "an image",
+}
+_SAVE_AS = 'Save it as "CSV UTF-8" and try again.'
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One record: `line` is where it starts in the file (from 1); read on from it with `rows(position)`.
+
+    `values` holds every named column by its name in the header; the address is under `email`.
+    """
+
+    line: int
+    position: int
+    values: Mapping[str, str]
+
+    @property
+    def email(self) -> str:
+        return self.values["email"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BadRow:
+    """A record that could not be read, with the line where it starts and what is wrong with it."""
+
+    line: int
+    position: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CsvFile:
+    """What the file is made of. `digest` is the SHA-256 of its bytes, in hexadecimal.
+
+    `columns` are the named columns in the order of the file, the address's as `email`.
+    """
+
+    path: Path
+    columns: tuple[str, ...]
+    encoding: str
+    delimiter: str
+    digest: str
+    header: tuple[str, ...] = field(repr=False)
+    hint_line: bool = field(repr=False)
+    identity: tuple[int, int, int] = field(repr=False)
+
+    def rows(self, start: int = 0) -> Iterator[Row | BadRow]:
+        """Yield the records after the first `start` of them; blank ones are passed over.
+
+        Raises InvalidRecipients if the file was changed since `read_csv`, or cannot be read.
+        """
+        with _open(self.path, self.encoding) as file:
+            if _identity(self.path) != self.identity:
+                raise InvalidRecipients(f"{self.path} was changed while it was read. Start again.")
+            lines = _Lines(file)
+            records = _records(lines, self.delimiter)
+            for _ in range(2 if self.hint_line else 1):
+                next(records)
+            yield from _rows(records, self.header, start)
+
+
+def read_csv(path: Path) -> CsvFile:
+    """Look the whole file over once: encoding, delimiter, header, digest. Memory stays constant.
+
+    Raises InvalidRecipients, naming the place and the remedy, for what is no usable list.
+    """
+    try:
+        identity = _identity(path)
+        survey = _survey(path)
+    except OSError as error:
+        raise InvalidRecipients(f"{path} cannot be read: {error.strerror}.") from error
+    delimiter, header, hint_line = _header(path, survey.encoding)
+    columns = tuple(name for name in header if name)
+    return CsvFile(
+        path=path,
+        columns=columns,
+        encoding=survey.encoding,
+        delimiter=delimiter,
+        digest=survey.digest,
+        header=header,
+        hint_line=hint_line,
+        identity=identity,
+    )
+
+
+def _identity(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _open(path: Path, encoding: str) -> IO[str]:
+    return path.open(encoding=encoding, errors="surrogateescape", newline="")
+
+
+class _Survey:
+    """One pass over the bytes. UTF-8 is told from Latin-1 by the whole file, not by its beginning."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._digest = hashlib.sha256()
+        self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+        self._lines = 0
+        self._utf16 = False
+        self._valid = self._invalid = 0
+        self._holes = False
+
+    def start(self, first: bytes) -> None:
+        self._utf16 = first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        if not first.strip(b"\xef\xbb\xbf \t\r\n"):
+            raise InvalidRecipients(f"{self._path} is empty. It needs a header line with a column `email`.")
+        for magic, kind in _BINARY.items():
+            if first.startswith(magic):
+                raise InvalidRecipients(f"{self._path} is {kind}, not a CSV file. {_SAVE_AS}")
+
+    def feed(self, chunk: bytes, *, final: bool = False) -> None:
+        self._digest.update(chunk)
+        if self._utf16:
+            return
+        nul = chunk.find(0)
+        if nul >= 0:
+            line = self._lines + chunk.count(b"\n", 0, nul) + 1
+            raise InvalidRecipients(f"{self._path}, line {line}: a NUL byte, so this is no text. {_SAVE_AS}")
+        self._lines += chunk.count(b"\n")
+        self._count(chunk, final=final)
+
+    def _count(self, chunk: bytes, *, final: bool) -> None:
+        text = self._decoder.decode(chunk, final)
+        if text.isascii():
+            return
+        invalid = len(_UNDECODED.findall(text))
+        self._invalid += invalid
+        self._valid += _non_ascii(text) - invalid
+        self._holes = self._holes or _CP1252_HOLES.search(chunk) is not None
+
+    @property
+    def digest(self) -> str:
+        return self._digest.hexdigest()
+
+    @property
+    def encoding(self) -> str:
+        """A file with a few broken bytes among many good ones is UTF-8: only their rows are refused."""
+        if self._utf16:
+            return "utf-16"
+        if self._invalid * 10 <= self._valid:
+            return "utf-8-sig"
+        return "latin-1" if self._holes else "cp1252"
+
+
+def _non_ascii(text: str) -> int:
+    return len(text) - len(text.encode("ascii", "ignore"))
+
+
+def _survey(path: Path) -> _Survey:
+    survey = _Survey(path)
+    with path.open("rb") as file:
+        chunk = file.read(_CHUNK_BYTES)
+        survey.start(chunk)
+        while chunk:
+            survey.feed(chunk)
+            chunk = file.read(_CHUNK_BYTES)
+        survey.feed(b"", final=True)
+    return survey
+
+
+def _header(path: Path, encoding: str) -> tuple[str, tuple[str, ...], bool]:
+    """Return the delimiter, the names of the columns, and whether Excel's `sep=` line stands before."""
+    with _open(path, encoding) as file:
+        try:
+            first = file.readline(_LONGEST_RECORD)
+            hint = re.fullmatch(r'"?sep=(.)"?\s*', first)
+            if hint is None:
+                file.seek(0)
+            delimiters = hint[1] if hint else _DELIMITERS
+            place = file.tell()
+            candidates = []
+            for delimiter in delimiters:
+                file.seek(place)
+                candidates.append((delimiter, _names(_Lines(file), delimiter)))
+        except UnicodeError as error:
+            raise InvalidRecipients(f"{path} cannot be read as {encoding}. {_SAVE_AS}") from error
+    delimiter, names = max(candidates, key=lambda found: (_emails(found[1]) > 0, len(found[1])))
+    return delimiter, _checked_header(path, names), hint is not None
+
+
+def _names(lines: "_Lines", delimiter: str) -> tuple[str, ...]:
+    _, values = next(_records(lines, delimiter))
+    return tuple(name.strip() for name in values) if isinstance(values, list) else ()
+
+
+def _emails(names: tuple[str, ...]) -> int:
+    return sum(name.lower() == "email" for name in names)
+
+
+def _checked_header(path: Path, names: tuple[str, ...]) -> tuple[str, ...]:
+    where = f"{path}, line 1"
+    header = tuple("email" if name.lower() == "email" else name for name in names)
+    twice = sorted({name for name in header if name and header.count(name) > 1})
+    if twice:
+        raise InvalidRecipients(f"{where}: the column `{twice[0]}` is there twice. Rename or remove one.")
+    if "email" not in header:
+        there = ", ".join(f"`{name[:40]}`" for name in header[:12] if name) or "none"
+        raise InvalidRecipients(
+            f"{where}: no column is named `email` (columns: {there}). Name the column of addresses `email`."
+        )
+    return header
+
+
+class _Lines:
+    """The physical lines of the record being read, so that a record gone wrong can be read again."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+        self._again: list[str] = []
+        self.number = 0
+        self.record: list[str] = []
+        self._characters = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._again.pop() if self._again else self._file.readline(_LONGEST_RECORD)
+        if not line:
+            raise StopIteration
+        self.number += 1
+        self.record.append(line)
+        self._characters += len(line)
+        if self._characters >= _LONGEST_RECORD:
+            raise csv.Error("the record is too long: is a quote never closed?")
+        return line
+
+    def begin(self) -> int:
+        """Start a new record and return its line number."""
+        self.record = []
+        self._characters = 0
+        return self.number + 1
+
+    def only_first(self) -> None:
+        """Give all lines but the record's first back: its quote swallowed what are other records."""
+        swallowed = self.record[1:]
+        self._again.extend(reversed(swallowed))
+        self.number -= len(swallowed)
+
+
+def _records(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[str] | str]]:
+    """Yield (line, fields), or (line, what is wrong)."""
+    while True:
+        reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=delimiter != "\t")
+        try:
+            while True:
+                line = lines.begin()
+                yield line, next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            lines.only_first()
+            yield line, f"Not readable as CSV: {error}."
+
+
+def _rows(
+    records: Iterator[tuple[int, list[str] | str]], header: tuple[str, ...], start: int
+) -> Iterator[Row | BadRow]:
+    for position, (line, values) in enumerate(records, 1):
+        if position <= start:
+            continue
+        reason = values if isinstance(values, str) else _wrong(values, header)
+        if reason:
+            yield BadRow(line=line, position=position, reason=reason)
+        elif any(values):
+            named = {name: value.strip() for name, value in zip(header, values, strict=False) if name}
+            yield Row(line=line, position=position, values=named)
+
+
+def _wrong(values: list[str], header: tuple[str, ...]) -> str | None:
+    expected, found = len(header), len(values)
+    if not any(values):
+        return None
+    if found < expected or any(values[expected:]):
+        return f"{found} fields, but the header has {expected}."
+    if any(not value.isascii() and _UNDECODED.search(value) for value in values):
+        return "It holds bytes that are not UTF-8."
+    if any("\0" in value for value in values):
+        return "It holds a NUL character."
+    return None
