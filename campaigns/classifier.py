@@ -1,0 +1,256 @@
+"""Whose fault was it? The rules are data (reply_rules.toml); what no rule knows is judged by its status codes.
+
+Order: a known rule; the enhanced status code (RFC 3463 and IANA's registry); the basic code and the phase (RFC 5321 4.2).
+Nothing that is unknown is ever a success.
+"""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from campaigns.reply import Fault, Phase, Reply, SmtpResult, Stop
+
+__all__ = ["Classification", "Outcome", "Rule", "Scope", "classify", "load_rules"]
+
+
+class Outcome(StrEnum):
+    SENT = "sent"
+    REJECTED = "rejected"
+    """The recipient or the message, for good."""
+    DEFERRED = "deferred"
+    """The recipient's side, for now."""
+    UNREACHABLE = "unreachable"
+    """The server's fault."""
+    FULL = "full"
+    """A quota of the server's."""
+    POLICY = "policy"
+    """Our own configuration: sender, authentication of mail, reputation."""
+    UNCERTAIN = "uncertain"
+    """The dot was sent and no definite reply came."""
+    STOPPED = "stopped"
+    """We ended it ourselves, before the dot."""
+
+
+class Scope(StrEnum):
+    """What the outcome is true of."""
+
+    RECIPIENT = "recipient"
+    MESSAGE = "message"
+    SERVER = "server"
+    SENDER = "sender"
+    SERVER_DOMAIN = "server-domain"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification:
+    outcome: Outcome
+    scope: Scope
+    rule: str
+    wait_seconds: float | None = None
+    counts_against_server: bool = False
+    stop: Stop | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """One line of knowledge. A field that is None matches anything."""
+
+    name: str
+    outcome: Outcome
+    scope: Scope
+    phases: frozenset[Phase] | None
+    code: re.Pattern[str] | None
+    enhanced: re.Pattern[str] | None
+    text: re.Pattern[str] | None
+    wait_seconds: float | None
+
+    def matches(self, phase: Phase, reply: Reply) -> bool:
+        return (
+            (self.phases is None or phase in self.phases)
+            and (self.code is None or self.code.fullmatch(str(reply.code)) is not None)
+            and (self.enhanced is None or self.enhanced.fullmatch(reply.enhanced or "") is not None)
+            and (self.text is None or self.text.search(reply.text) is not None)
+        )
+
+
+SETTING_UP = frozenset({Phase.CONNECT, Phase.GREETING, Phase.EHLO, Phase.STARTTLS, Phase.AUTH})
+UNIT_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+LONGEST_WAIT_SECONDS = 86400.0
+WAIT = re.compile(
+    r"(?:in|after|for|wait|within)\s+(?:at least\s+|about\s+)?(\d{1,6})\s*"
+    r"(seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d)\b",
+    re.IGNORECASE,
+)
+
+
+def classify(result: SmtpResult) -> Classification:
+    """Say what one attempt came to. Total: every result has an answer, and only an `ok` one is SENT."""
+    if result.ok:
+        return judged(Outcome.SENT, Scope.RECIPIENT, "accepted")
+    if result.dot_sent:
+        return after_the_dot(result)
+    if result.stop is not None:
+        return Classification(
+            outcome=Outcome.STOPPED, scope=Scope.SERVER, rule=f"stop-{result.stop}", stop=result.stop
+        )
+    if result.fault is not None:
+        return by_fault(result.fault)
+    return by_reply(result.phase, result.reply)
+
+
+def after_the_dot(result: SmtpResult) -> Classification:
+    """Only a well-formed refusal of the whole mail is definite; all else may have been accepted."""
+    definite = result.phase is Phase.DOT and result.fault is None
+    if definite and result.reply is not None and result.reply.is_refusal:
+        return by_reply(Phase.DOT, result.reply)
+    silent = result.stop is None
+    return Classification(
+        outcome=Outcome.UNCERTAIN, scope=Scope.SERVER, rule="no-reply-to-dot", counts_against_server=silent
+    )
+
+
+def by_fault(fault: Fault) -> Classification:
+    if fault is Fault.UTF8:
+        # Another server may be able to carry it, so it is handled like a refusal of our configuration.
+        return judged(Outcome.POLICY, Scope.MESSAGE, "fault-utf8")
+    if fault in {Fault.SIZE, Fault.RENDER}:
+        return judged(Outcome.REJECTED, Scope.MESSAGE, f"fault-{fault}")
+    return judged(Outcome.UNREACHABLE, Scope.SERVER, f"fault-{fault}")
+
+
+def by_reply(phase: Phase, reply: Reply | None) -> Classification:
+    if reply is None or not reply.is_refusal:
+        return judged(Outcome.UNREACHABLE, Scope.SERVER, "unexpected-reply")
+    for rule in load_rules():
+        if rule.matches(phase, reply):
+            return judged(rule.outcome, rule.scope, rule.name, stated_wait(reply.text) or rule.wait_seconds)
+    return by_enhanced_status(phase, reply) or by_basic_code(phase, reply)
+
+
+def by_enhanced_status(phase: Phase, reply: Reply) -> Classification | None:
+    """RFC 3463 and IANA's registry of enhanced status codes; None where it has no say."""
+    if reply.enhanced is None or phase in SETTING_UP or reply.code == 421:
+        return None
+    _, subject, detail = map(int, reply.enhanced.split("."))
+    known = ENHANCED_STATUS.get((subject, detail), ENHANCED_STATUS.get((subject, None)))
+    if known is None or (phase is Phase.MAIL and known.scope is Scope.RECIPIENT):
+        return None
+    outcome = known.for_now if reply.code < 500 else known.for_good
+    if outcome is None:
+        return None
+    return judged(outcome, known.scope, f"status-{reply.enhanced}", stated_wait(reply.text))
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What a status means at 4yz and at 5yz; None: the basic code decides."""
+
+    for_now: Outcome | None
+    for_good: Outcome | None
+    scope: Scope
+
+
+RECIPIENT = Meaning(Outcome.DEFERRED, Outcome.REJECTED, Scope.RECIPIENT)
+MESSAGE = Meaning(Outcome.DEFERRED, Outcome.REJECTED, Scope.MESSAGE)
+SENDER = Meaning(Outcome.DEFERRED, Outcome.POLICY, Scope.SENDER)
+SERVER = Meaning(Outcome.UNREACHABLE, Outcome.UNREACHABLE, Scope.SERVER)
+QUOTA = Meaning(Outcome.FULL, Outcome.FULL, Scope.SERVER)
+LISTED = Meaning(Outcome.DEFERRED, Outcome.POLICY, Scope.SERVER_DOMAIN)
+
+ENHANCED_STATUS: Mapping[tuple[int, int | None], Meaning] = {
+    (1, None): RECIPIENT,
+    (1, 7): SENDER,
+    (1, 8): SENDER,
+    (2, None): RECIPIENT,
+    (2, 3): MESSAGE,
+    (3, 1): SERVER,
+    (3, 2): Meaning(Outcome.DEFERRED, Outcome.UNREACHABLE, Scope.SERVER),
+    (3, 3): MESSAGE,
+    (3, 4): MESSAGE,
+    (3, 5): SERVER,
+    (3, 0): Meaning(Outcome.UNREACHABLE, None, Scope.SERVER),
+    (4, None): RECIPIENT,
+    (4, 2): Meaning(Outcome.UNREACHABLE, Outcome.REJECTED, Scope.SERVER),
+    (4, 5): Meaning(Outcome.UNREACHABLE, Outcome.REJECTED, Scope.SERVER),
+    (5, 3): QUOTA,
+    (6, None): MESSAGE,
+    (6, 7): Meaning(Outcome.POLICY, Outcome.POLICY, Scope.MESSAGE),
+    (7, None): RECIPIENT,
+    (7, 8): SERVER,
+    (7, 9): SERVER,
+    (7, 10): SERVER,
+    (7, 11): SERVER,
+    (7, 12): SERVER,
+    (7, 13): SERVER,
+    (7, 14): SERVER,
+    **{(7, detail): SENDER for detail in (20, 21, 22, 23, 24, 26, 27, 29)},
+    (7, 25): LISTED,
+    (7, 28): LISTED,
+}
+
+
+def by_basic_code(phase: Phase, reply: Reply) -> Classification:
+    """RFC 5321 section 4.2: the code and the command it answers."""
+    wait_seconds = stated_wait(reply.text)
+    name = f"code-{reply.code}-{phase}"
+    if phase in SETTING_UP or reply.code == 421 or is_protocol_error(reply.code):
+        return judged(Outcome.UNREACHABLE, Scope.SERVER, name)
+    if phase is Phase.MAIL:
+        temporary = judged(Outcome.UNREACHABLE, Scope.SERVER, name)
+        return temporary if reply.code < 500 else judged(Outcome.POLICY, Scope.SENDER, name)
+    scope = Scope.RECIPIENT if phase is Phase.RCPT else Scope.MESSAGE
+    outcome = Outcome.DEFERRED if reply.code < 500 else Outcome.REJECTED
+    return judged(outcome, scope, name, wait_seconds)
+
+
+def is_protocol_error(code: int) -> bool:
+    """Commands, authentication, encryption: never said of a recipient or a mail (RFC 5321, 4954, 3207)."""
+    return 500 <= code <= 504 or code in {430, 432, 454, 521, 523, 524, 530, 534, 535, 538, 555}
+
+
+def judged(outcome: Outcome, scope: Scope, rule: str, wait_seconds: float | None = None) -> Classification:
+    return Classification(
+        outcome=outcome,
+        scope=scope,
+        rule=rule,
+        wait_seconds=wait_seconds,
+        counts_against_server=outcome is Outcome.UNREACHABLE,
+    )
+
+
+def stated_wait(text: str) -> float | None:
+    """The seconds that a reply asks us to wait ("try again in 5 minutes"), at most a day."""
+    found = WAIT.search(text)
+    if found is None:
+        return None
+    return min(int(found[1]) * UNIT_SECONDS[found[2][0].lower()], LONGEST_WAIT_SECONDS)
+
+
+@cache
+def load_rules() -> tuple[Rule, ...]:
+    """The rules of reply_rules.toml, in their order."""
+    text = files("campaigns").joinpath("reply_rules.toml").read_text(encoding="utf-8")
+    return tuple(read_rule(row) for row in tomllib.loads(text)["rule"])
+
+
+def read_rule(row: Mapping[str, Any]) -> Rule:
+    phases = row.get("phases")
+    return Rule(
+        name=row["name"],
+        outcome=Outcome(row["outcome"]),
+        scope=Scope(row["scope"]),
+        phases=None if phases is None else frozenset(map(Phase, phases)),
+        code=compiled(row.get("code")),
+        enhanced=compiled(row.get("enhanced")),
+        text=compiled(row.get("text")),
+        wait_seconds=row.get("wait_seconds"),
+    )
+
+
+def compiled(pattern: str | None) -> re.Pattern[str] | None:
+    return None if pattern is None else re.compile(pattern, re.IGNORECASE | re.DOTALL)

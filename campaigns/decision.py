@@ -1,0 +1,242 @@
+"""What next: from an outcome and the facts to the next state. Pure, and meant to be read aloud."""
+
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from campaigns.classifier import Classification, Outcome, Scope
+from campaigns.reply import Stop
+from campaigns.states import State
+
+__all__ = ["Block", "Decision", "DeliveryRules", "Facts", "decide"]
+
+Random = Callable[[], float]
+TaskState = Literal["success", "retry", "failure", "ignored"]
+
+SOON_SECONDS = 3.0
+"""How long mail waits for a server when none is usable."""
+LONGEST_BRAKE_SECONDS = 60.0
+FULL_SECONDS = 60.0
+"""How long a server is full when it does not say."""
+POLICY_WAIT_SECONDS = 60.0
+POLICY_DOMAINS = 3
+"""So many distinct recipient domains make a refusal ours and not an odd receiver's."""
+SENDER_BLOCK_SECONDS = 3600.0
+DOMAIN_BLOCK_SECONDS = 4 * 3600.0
+
+
+class DeliveryRules(Protocol):
+    """The part of settings.Delivery that decides."""
+
+    @property
+    def on_uncertain(self) -> str: ...
+    @property
+    def retry_after_seconds(self) -> tuple[float, ...]: ...
+    @property
+    def give_up_after_seconds(self) -> float: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is known of the delivery beside the attempt's outcome.
+
+    `usable_servers`: the route's others (without `server`) that may take it now, best first. `tried_by_policy`: those
+    that refused this delivery by policy. `blocked`: those of the route taken off this sender or domain.
+    `policy_domains`: by server, the recipient domains of this campaign that were refused by policy there.
+    `attempts`: how often it was claimed (the fence); slows a mail that makes every server stumble.
+    """
+
+    server: str
+    route: tuple[str, ...]
+    usable_servers: tuple[str, ...] = ()
+    deferrals: int = 0
+    attempts: int = 1
+    first_attempt_at: float | None = None
+    tried_by_policy: frozenset[str] = frozenset()
+    blocked: frozenset[str] = frozenset()
+    policy_domains: Mapping[str, Set[str]] = field(default_factory=dict)
+    sender: str = ""
+    domain: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """Take `server` off a sender, or off a recipient domain, until a time (epoch seconds)."""
+
+    server: str
+    sender: str | None = None
+    domain: str | None = None
+    until: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What to record. `to` is None when there is nothing to record: the delivery is another's by now.
+
+    `full_seconds`: how long the server is full, to be told to the health board.
+    """
+
+    to: State | None
+    to_server: str | None = None
+    wait_seconds: float = 0.0
+    deferral: bool = False
+    block: Block | None = None
+    pause_reason: str | None = None
+    full_seconds: float | None = None
+    task_state: TaskState = "retry"
+
+
+def decide(
+    classification: Classification, facts: Facts, delivery: DeliveryRules, now: float, random: Random
+) -> Decision:
+    """Say what becomes of a delivery. Times are epoch seconds; `random` returns [0, 1)."""
+    match classification.outcome:
+        case Outcome.SENT:
+            return Decision(to=State.SENT, to_server=facts.server, task_state="success")
+        case Outcome.REJECTED:
+            return failed()
+        case Outcome.DEFERRED:
+            return deferred(classification, facts, delivery, now, random)
+        case Outcome.UNREACHABLE:
+            return unreachable(facts, random)
+        case Outcome.FULL:
+            return full(classification, facts, random)
+        case Outcome.POLICY:
+            return policy(classification, facts, now, random)
+        case Outcome.UNCERTAIN:
+            return uncertain(facts, delivery, now, random)
+        case Outcome.STOPPED:
+            return stopped(classification)
+
+
+def failed() -> Decision:
+    return Decision(to=State.FAILED, task_state="failure")
+
+
+def rerouted(server: str) -> Decision:
+    return Decision(to=State.QUEUED, to_server=server)
+
+
+def waiting(seconds: float, random: Random) -> Decision:
+    return Decision(to=State.PENDING, wait_seconds=jittered(seconds, random))
+
+
+def jittered(seconds: float, random: Random) -> float:
+    """Up to a fifth longer, never shorter: what a server asked for is kept."""
+    return seconds * (1.0 + 0.2 * random())
+
+
+def deferred(
+    classification: Classification, facts: Facts, delivery: DeliveryRules, now: float, random: Random
+) -> Decision:
+    """The same server again, later: greylisting remembers who asked."""
+    if is_given_up(facts, delivery, now):
+        return failed()
+    wait_seconds = max(backoff_seconds(facts.deferrals, delivery), classification.wait_seconds or 0.0)
+    return Decision(
+        to=State.PENDING,
+        to_server=facts.server,
+        wait_seconds=jittered(wait_seconds, random),
+        deferral=True,
+    )
+
+
+def backoff_seconds(deferrals: int, delivery: DeliveryRules) -> float:
+    steps = delivery.retry_after_seconds
+    return steps[min(deferrals, len(steps) - 1)]
+
+
+def is_given_up(facts: Facts, delivery: DeliveryRules, now: float) -> bool:
+    return (
+        facts.first_attempt_at is not None and now - facts.first_attempt_at >= delivery.give_up_after_seconds
+    )
+
+
+def unreachable(facts: Facts, random: Random) -> Decision:
+    """At once to another; if there is none, soon again. Never a reason to give up."""
+    brake_seconds = brake(facts)
+    if brake_seconds:
+        return waiting(brake_seconds, random)
+    return rerouted(facts.usable_servers[0]) if facts.usable_servers else waiting(SOON_SECONDS, random)
+
+
+def brake(facts: Facts) -> float:
+    """A mail that has been round its route twice waits longer each time, so that it cannot spin between servers."""
+    free = 2 * len(facts.route) + facts.deferrals
+    beyond = facts.attempts - free
+    return 0.0 if beyond <= 0 else min(2.0 ** min(beyond, 10), LONGEST_BRAKE_SECONDS)
+
+
+def full(classification: Classification, facts: Facts, random: Random) -> Decision:
+    full_seconds = classification.wait_seconds or FULL_SECONDS
+    if facts.usable_servers:
+        return Decision(to=State.QUEUED, to_server=facts.usable_servers[0], full_seconds=full_seconds)
+    return Decision(to=State.PENDING, wait_seconds=jittered(full_seconds, random), full_seconds=full_seconds)
+
+
+def policy(classification: Classification, facts: Facts, now: float, random: Random) -> Decision:
+    """One odd receiver fails its own mail; several through one server cost it the sender; through all, the campaign stops."""
+    if classification.scope is Scope.SERVER_DOMAIN:
+        return elsewhere(facts, random, block=domain_block(classification, facts, now))
+    if classification.scope is Scope.MESSAGE:
+        return elsewhere(facts, random)
+    condemned = [server for server in facts.route if len(refused_domains(facts, server)) >= POLICY_DOMAINS]
+    if facts.server not in condemned:
+        return elsewhere(facts, random)
+    if set(facts.route) <= set(condemned):
+        return Decision(to=State.PENDING, pause_reason=pause_reason(classification, facts))
+    return elsewhere(facts, random, block=sender_block(classification, facts, now))
+
+
+def refused_domains(facts: Facts, server: str) -> Set[str]:
+    known = facts.policy_domains.get(server, frozenset())
+    return known | {facts.domain} if server == facts.server else known
+
+
+def elsewhere(facts: Facts, random: Random, *, block: Block | None = None) -> Decision:
+    """To a server that has not refused this mail; wait while there is one that cannot now; else it fails alone."""
+    refused = facts.tried_by_policy | {facts.server}
+    for server in facts.usable_servers:
+        if server not in refused:
+            return Decision(to=State.QUEUED, to_server=server, block=block)
+    if set(facts.route) - refused - facts.blocked:
+        wait_seconds = jittered(POLICY_WAIT_SECONDS, random)
+        return Decision(to=State.PENDING, wait_seconds=wait_seconds, block=block)
+    return Decision(to=State.FAILED, block=block, task_state="failure")
+
+
+def domain_block(classification: Classification, facts: Facts, now: float) -> Block:
+    return Block(
+        server=facts.server,
+        domain=facts.domain,
+        until=now + DOMAIN_BLOCK_SECONDS,
+        reason=f"listed at this domain ({classification.rule})",
+    )
+
+
+def sender_block(classification: Classification, facts: Facts, now: float) -> Block:
+    return Block(
+        server=facts.server,
+        sender=facts.sender,
+        until=now + SENDER_BLOCK_SECONDS,
+        reason=f"sender refused for {POLICY_DOMAINS} or more domains ({classification.rule})",
+    )
+
+
+def pause_reason(classification: Classification, facts: Facts) -> str:
+    servers = ", ".join(facts.route)
+    return f"refused by policy for {POLICY_DOMAINS} or more domains through {servers} ({classification.rule})"
+
+
+def uncertain(facts: Facts, delivery: DeliveryRules, now: float, random: Random) -> Decision:
+    """Held for the operator; sent again only where that was asked for, and not without end."""
+    if delivery.on_uncertain != "resend" or is_given_up(facts, delivery, now):
+        return Decision(to=State.UNCERTAIN, to_server=facts.server, task_state="failure")
+    return waiting(backoff_seconds(0, delivery), random)
+
+
+def stopped(classification: Classification) -> Decision:
+    if classification.stop is Stop.FENCED:
+        return Decision(to=None, task_state="ignored")
+    return Decision(to=State.PENDING)
