@@ -163,6 +163,15 @@ class Settings(BaseModel):
         return self.directory / ".campaigns"
 
     @property
+    def missing_database_file(self) -> Path | None:
+        """The SQLite file, while it does not exist: what makes it may also make its tables."""
+        url = make_url(self.database)
+        if url.get_backend_name() != "sqlite" or not url.database:
+            return None
+        file = Path(url.database)
+        return None if file.exists() and file.stat().st_size else file
+
+    @property
     def broker_socket(self) -> Path:
         """Where the embedded broker listens; in a short private directory if the path would be too long."""
         socket = self.data_directory / "valkey.sock"

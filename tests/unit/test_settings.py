@@ -359,7 +359,7 @@ def test_unknown_names_are_refused_with_a_suggestion(tmp_path: Path) -> None:
 def test_settings_cannot_be_changed() -> None:
     settings = Settings(directory=Path("/srv"), servers=(server(),))
     with pytest.raises(ValueError, match="frozen"):
-        settings.broker = "redis://h"  # type: ignore[misc]
+        settings.broker = "redis://h"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,84 @@
+"""What `campaigns check` looks at: database, broker, servers. Each finding is one line."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from kombu import Connection
+
+from campaigns.broker import check_broker as check_fitness
+from campaigns.broker import is_redis
+from campaigns.database import create_database
+from campaigns.errors import BrokerError, BrokerUnavailable, CampaignsError
+from campaigns.server import Server
+from campaigns.server_check import check_server
+from campaigns.settings import Settings
+
+TIMEOUT_SECONDS = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was tried. `detail` says what was found, or what is wrong and what to do."""
+
+    name: str
+    ok: bool
+    detail: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "ok": self.ok, "detail": self.detail}
+
+
+def run_checks(settings: Settings) -> list[Finding]:
+    """Tries everything, the servers at the same time. Sends and changes nothing."""
+    findings = [check_database(settings), check_broker(settings)]
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        return findings + list(pool.map(_server_finding, settings.servers))
+
+
+def check_database(settings: Settings) -> Finding:
+    """Reachable, durable, migrated."""
+    if settings.missing_database_file is not None:
+        detail = f"{settings.missing_database_file.name} is not there yet; `campaigns up` or `send` makes it"
+        return Finding(name="database", ok=True, detail=detail)
+    try:
+        database = create_database(settings.database)
+        try:
+            database.check()
+            return Finding(name="database", ok=True, detail=f"{database.dialect}, durable, up to date")
+        finally:
+            database.close()
+    except CampaignsError as error:
+        return Finding(name="database", ok=False, detail=str(error))
+
+
+def check_broker(settings: Settings) -> Finding:
+    """Reachable, and never evicting what it holds."""
+    if settings.embedded and not settings.broker_socket.exists():
+        return Finding(name="broker", ok=True, detail="embedded; `campaigns up` starts it")
+    try:
+        if is_redis(settings.broker_url):
+            check_fitness(settings)
+            return Finding(name="broker", ok=True, detail="it answers, and throws nothing away (noeviction)")
+        _connect_amqp(settings.broker_url)
+        return Finding(name="broker", ok=True, detail="it answers")
+    except BrokerError as error:
+        remedy = "; start it with `campaigns up`" if settings.embedded else ""
+        return Finding(name="broker", ok=False, detail=f"{error}{remedy}")
+
+
+def _connect_amqp(url: str) -> None:
+    connection = Connection(url, connect_timeout=TIMEOUT_SECONDS)
+    try:
+        with connection:
+            connection.connect()
+    except (OSError, *connection.connection_errors) as error:
+        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BrokerUnavailable(f"the broker cannot be reached: {cause}") from error
+
+
+def _server_finding(server: Server) -> Finding:
+    ok, detail = check_server(server)
+    return Finding(name=f"server {server.name}", ok=ok, detail=detail)

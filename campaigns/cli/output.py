@@ -1,0 +1,102 @@
+"""What the commands print: tables for 80 columns, JSON alone on standard output, notes on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON alone on standard output.")
+
+STATE_STYLES = {
+    "running": "green",
+    "closed": "green",
+    "sent": "green",
+    "half-open": "yellow",
+    "paused": "yellow",
+    "uncertain": "yellow",
+    "open": "red",
+    "failed": "red",
+    "cancelled": "red",
+}
+
+
+def print_json(value: object) -> None:
+    """One JSON document; ASCII alone, so that no locale can break it."""
+    click.echo(json.dumps(value, indent=2))
+
+
+def note(message: str) -> None:
+    """Something to know that is no result: standard error, so that pipes and JSON stay clean."""
+    click.echo(message, err=True)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Colours on a terminal alone; 80 columns wherever the width is not known."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else 80
+    return Console(file=stream, highlight=False, width=width, soft_wrap=not stream.isatty())
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> None:
+    """A plain table. Columns whose name ends in `>` are aligned to the right."""
+    if not rows:
+        note(empty)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for column in columns:
+        right = column.endswith(">")
+        table.add_column(
+            column.rstrip(">"), justify="right" if right else "left", no_wrap=right, overflow="fold"
+        )
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row))
+    console().print(table)
+
+
+def _cell(value: object) -> Text:
+    """Plain text, never markup: a campaign may be called `[bold]`. Control characters are not obeyed."""
+    text = "" if value is None else str(value)
+    clean = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    return Text(clean, style=STATE_STYLES.get(clean, ""))
+
+
+def iso(seconds: float | None) -> str | None:
+    """ISO 8601 in UTC, for JSON."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def local_time(seconds: float | None) -> str:
+    """The operator's own time, for tables."""
+    if seconds is None:
+        return ""
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """`1 recipient`, `2,000 recipients`."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def seconds_text(seconds: float | None) -> str:
+    """`2 h 05 min`, `3 min 20 s`, `12 s`; a dash while unknown."""
+    if seconds is None:
+        return "-"
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    return f"{whole // 60} min {whole % 60:02} s" if whole >= 60 else f"{whole} s"
+
+
+def as_dicts(values: Sequence[Any]) -> list[dict[str, Any]]:
+    """Values that know their own JSON."""
+    return [value.to_dict() for value in values]

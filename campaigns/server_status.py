@@ -1,0 +1,72 @@
+"""What `campaigns servers` tells of a server: health, share, rate, the last change and its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from campaigns.health import ServerHealth
+from campaigns.routing import evened, usable
+from campaigns.settings import DEFAULT_STREAM, Server, Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerStatus:
+    """One server now. `share` is the part (0 to 1) of the default stream's new mail that it is given."""
+
+    name: str
+    state: str
+    share: float
+    weight: int
+    rate: str | None = None
+    since: float | None = None
+    reason: str | None = None
+    has_worker: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object that `campaigns servers --json` prints; `since` in ISO 8601, UTC."""
+        since = (
+            datetime.fromtimestamp(self.since, UTC).isoformat(timespec="milliseconds") if self.since else None
+        )
+        return {
+            "name": self.name,
+            "state": self.state,
+            "share": round(self.share, 4),
+            "weight": self.weight,
+            "since": since,
+            "reason": self.reason,
+        }
+
+
+def server_statuses(
+    settings: Settings, health: Mapping[str, ServerHealth], readers: Collection[str], now: float
+) -> list[ServerStatus]:
+    """All configured servers in their order. `readers` are the names that a live worker serves. Pure."""
+    route = settings.route(DEFAULT_STREAM)
+    able = usable(route, health=health, readers=readers, now=now)
+    weights = evened({server.name: float(server.weight) for server in route if server.name in able})
+    total = sum(weights.values())
+    return [
+        _status(
+            server,
+            health.get(server.name),
+            server.name in readers,
+            weights.get(server.name, 0.0) / (total or 1),
+        )
+        for server in settings.servers
+    ]
+
+
+def _status(server: Server, health: ServerHealth | None, has_worker: bool, share: float) -> ServerStatus:
+    return ServerStatus(
+        name=server.name,
+        state="closed" if health is None else str(health.state),
+        share=share,
+        weight=server.weight,
+        rate=str(server.rate) if server.rate else None,
+        since=health.since or None if health else None,
+        reason=health.reason or None if health else None,
+        has_worker=has_worker,
+    )
