@@ -1,0 +1,267 @@
+"""Engines, the database's clock, and short transactions on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import importlib.util
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import URL, Connection, Engine, TextClause, create_engine, event, exc, make_url, text
+
+from campaigns.errors import DatabaseError, DatabaseUnavailable
+
+__all__ = ["Database", "create_database", "database_clock"]
+
+MINIMUM_SQLITE: Final = (3, 35, 0)  # RETURNING
+BUSY_SECONDS: Final = 10
+UPGRADE_LOCK: Final = 0x63616D70  # any constant: one upgrade at a time
+
+_CLOCKS: Final = {
+    "sqlite": "((julianday('now') - 2440587.5) * 86400.0)",
+    "postgresql": "CAST(extract(epoch FROM clock_timestamp()) AS double precision)",
+}
+_SQLITE_OUTAGES: Final = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_INTERRUPT,
+    }
+)
+# https://www.postgresql.org/docs/current/errcodes-appendix.html: connection, resources, operator
+# intervention, system error, read-only server, lock not available
+_POSTGRESQL_OUTAGES: Final = ("08", "53", "57", "58", "25006", "55P03")
+_POSTGRESQL_CONFLICTS: Final = ("40001", "40P01")
+_POSTGRESQL_CONNECT: Final[dict[str, Any]] = {
+    "connect_timeout": 5,
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+    "application_name": "campaigns",
+    "options": "-c statement_timeout=30s -c lock_timeout=10s"
+    " -c idle_in_transaction_session_timeout=60s -c timezone=UTC",
+}
+
+
+def database_clock(dialect: str) -> str:
+    """The SQL expression for the database's own time in epoch seconds; not the transaction's start."""
+    return _CLOCKS[dialect]
+
+
+class Database:
+    """One database, from any number of threads. Transactions are short and never span a network call."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.dialect: str = engine.dialect.name
+        self._clock = text(f"SELECT {database_clock(self.dialect)}")
+
+    def __repr__(self) -> str:
+        return f"<Database {self.engine.url.render_as_string(hide_password=True)}>"
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """One write transaction: committed at the end, rolled back by an exception.
+
+        Raises DatabaseUnavailable in an outage; other database errors come through as SQLAlchemy's.
+        """
+        with self._transaction(campaigns_write=True) as connection:
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """One read transaction; on SQLite it never waits for a writer."""
+        with self._transaction(campaigns_write=False) as connection:
+            yield connection
+
+    @contextmanager
+    def _transaction(self, *, campaigns_write: bool) -> Iterator[Connection]:
+        try:
+            with self.engine.connect() as connection:
+                connection.execution_options(campaigns_write=campaigns_write)
+                with connection.begin():
+                    yield connection
+        except (exc.DBAPIError, exc.TimeoutError) as error:
+            if is_outage(error):
+                raise DatabaseUnavailable(_outage_text(error)) from error
+            raise
+
+    def clock(self, connection: Connection) -> float:
+        """The database's time, seconds since the epoch, on an open connection."""
+        return float(connection.execute(self._clock).scalar_one())
+
+    def now(self) -> float:
+        """The database's time, seconds since the epoch."""
+        with self.read() as connection:
+            return self.clock(connection)
+
+    def check(self) -> None:
+        """Raise DatabaseError if the database is too old, not durable, or not migrated."""
+        with self.read() as connection:
+            if self.dialect == "sqlite":
+                _check_sqlite(connection)
+            else:
+                _check_postgresql(connection)
+            self._check_revision(connection)
+
+    def _check_revision(self, connection: Connection) -> None:
+        present = MigrationContext.configure(connection).get_current_heads()
+        wanted = ScriptDirectory.from_config(migration_config()).get_heads()
+        if set(present) == set(wanted):
+            return
+        known = {
+            script.revision for script in ScriptDirectory.from_config(migration_config()).walk_revisions()
+        }
+        if set(present) - known:
+            raise DatabaseError(
+                "the database was made by a newer version of campaigns; install that version, or a newer one"
+            )
+        raise DatabaseError("the database is not up to date; run `campaigns db upgrade`")
+
+    def upgrade(self) -> None:
+        """Create the tables, or bring them up to date. Safe to run twice at once."""
+        config = migration_config()
+        with self.write() as connection:
+            if self.dialect == "postgresql":
+                connection.execute(text("SELECT set_config('lock_timeout', '60s', true)"))
+                connection.execute(text(f"SELECT pg_advisory_xact_lock({UPGRADE_LOCK})"))
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def create_database(url: str | URL) -> Database:
+    """A Database for a SQLAlchemy URL: `sqlite:///file` or `postgresql+psycopg://user@host/db`.
+
+    Connects to nothing yet. Raises DatabaseError for a URL that is none, or of another database.
+    """
+    try:
+        parsed = make_url(url)
+        backend = parsed.get_backend_name()
+    except exc.ArgumentError as error:
+        raise DatabaseError(
+            "the database URL cannot be read; expected sqlite:/// or postgresql+psycopg://"
+        ) from error
+    if backend == "sqlite":
+        return Database(_sqlite_engine(parsed))
+    if backend == "postgresql":
+        return Database(_postgresql_engine(parsed))
+    raise DatabaseError(f"the database {backend} is not supported; use sqlite:/// or postgresql+psycopg://")
+
+
+def _sqlite_engine(url: URL) -> Engine:
+    if not url.database or url.database == ":memory:":
+        raise DatabaseError("SQLite needs a file, as in sqlite:///campaigns.db: processes share it")
+    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False})
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: sqlite3.Connection, _record: object) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+            connection.execute(f"PRAGMA {pragma}").close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get("campaigns_write", True)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _postgresql_engine(url: URL) -> Engine:
+    settings = {key: value for key, value in _POSTGRESQL_CONNECT.items() if key not in url.query}
+    try:
+        return create_engine(
+            url.set(drivername="postgresql+psycopg"),
+            connect_args=settings,
+            isolation_level="READ COMMITTED",
+            pool_timeout=10,
+        )
+    except ModuleNotFoundError as error:
+        raise DatabaseError("PostgreSQL needs psycopg; run `pip install campaigns[postgresql]`") from error
+
+
+def _check_sqlite(connection: Connection) -> None:
+    if sqlite3.sqlite_version_info < MINIMUM_SQLITE:
+        raise DatabaseError(f"SQLite {sqlite3.sqlite_version} is too old; 3.35 or newer is needed")
+    if connection.exec_driver_sql("PRAGMA synchronous").scalar_one() < 2:
+        raise DatabaseError("SQLite does not sync its commits; synchronous must be FULL")
+    if connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() != "wal":
+        raise DatabaseError("SQLite cannot keep a write-ahead log here; put the file on a local disk")
+
+
+def _check_postgresql(connection: Connection) -> None:
+    for name in ("synchronous_commit", "fsync"):
+        value = connection.execute(text("SELECT current_setting(:name)"), {"name": name}).scalar_one()
+        if value in {"off", "local"} and (name, value) != ("synchronous_commit", "local"):
+            raise DatabaseError(f"PostgreSQL has {name} = {value}; a commit must survive a crash: turn it on")
+    if connection.execute(text("SELECT pg_is_in_recovery()")).scalar_one():
+        raise DatabaseError("this PostgreSQL server is a read-only standby; use the primary's address")
+
+
+def migration_config() -> Config:
+    """Alembic's configuration, whether the migrations lie in the wheel or beside the checkout."""
+    config = Config()
+    config.set_main_option("script_location", str(_migrations()).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _migrations() -> Path:
+    package = Path(__file__).resolve().parent
+    for candidate in (package / "migrations", package.parent / "migrations"):
+        if (candidate / "env.py").is_file():
+            return candidate
+    spec = importlib.util.find_spec("campaigns.migrations")
+    if spec is not None and spec.submodule_search_locations:
+        return Path(next(iter(spec.submodule_search_locations)))
+    raise DatabaseError("the migrations are missing from this installation; install campaigns again")
+
+
+def is_outage(error: Exception) -> bool:
+    """Whether waiting and trying again may help (the database is away, locked, full or read-only)."""
+    if isinstance(error, exc.TimeoutError):
+        return True
+    if not isinstance(error, exc.DBAPIError):
+        return False
+    original = error.orig
+    if isinstance(original, sqlite3.Error):
+        return getattr(original, "sqlite_errorcode", 0) & 0xFF in _SQLITE_OUTAGES
+    state = sqlstate(error)
+    if state is None:
+        return error.connection_invalidated or isinstance(error, exc.OperationalError | exc.InterfaceError)
+    return error.connection_invalidated or state.startswith(_POSTGRESQL_OUTAGES)
+
+
+def is_conflict(error: Exception) -> bool:
+    """Whether the transaction lost a race (deadlock, serialization) and is simply run again."""
+    return isinstance(error, exc.DBAPIError) and sqlstate(error) in _POSTGRESQL_CONFLICTS
+
+
+def sqlstate(error: exc.DBAPIError) -> str | None:
+    return getattr(error.orig, "sqlstate", None)
+
+
+def _outage_text(error: Exception) -> str:
+    original = getattr(error, "orig", None) or error
+    return f"the database cannot be reached or written: {str(original).strip().splitlines()[0]}"
+
+
+def constant(sql: str) -> TextClause:
+    """A statement of constant text; SQLAlchemy and psycopg prepare it once."""
+    return text(sql)

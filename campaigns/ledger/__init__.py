@@ -1,0 +1,65 @@
+"""The only writer of delivery state. Synchronous; every call is a short transaction of its own."""
+
+from __future__ import annotations
+
+from campaigns.ledger.assignments import Assignments, Due, QueuedDelivery
+from campaigns.ledger.batch import Batches
+from campaigns.ledger.campaigns import CampaignSide, DeliveryRecord, Retried
+from campaigns.ledger.counts import Counting, Counts, ServerCounts
+from campaigns.ledger.events import BlockRecord, EventRecord, Events
+from campaigns.ledger.leases import Leases, LiveWorker, Swept
+from campaigns.ledger.operations import (
+    Claim,
+    Claimed,
+    CommitPoint,
+    Move,
+    Operation,
+    Record,
+    Recorded,
+    Renew,
+)
+from campaigns.ledger.recipients import (
+    Added,
+    Import,
+    ImportProgress,
+    NewRecipient,
+    Recipients,
+    Suppressed,
+)
+from campaigns.ledger.status import CampaignRecord
+
+__all__ = [
+    "Added",
+    "BlockRecord",
+    "CampaignRecord",
+    "Claim",
+    "Claimed",
+    "CommitPoint",
+    "Counts",
+    "DeliveryRecord",
+    "Due",
+    "EventRecord",
+    "Import",
+    "ImportProgress",
+    "Ledger",
+    "LiveWorker",
+    "Move",
+    "NewRecipient",
+    "Operation",
+    "QueuedDelivery",
+    "Record",
+    "Recorded",
+    "Renew",
+    "Retried",
+    "ServerCounts",
+    "Suppressed",
+    "Swept",
+]
+
+
+class Ledger(Batches, Assignments, Leases, CampaignSide, Counting, Recipients, Events):
+    """Everything that may be asked of the ledger, of one database; safe to use from threads.
+
+    `shard` spreads the counters: processes that write at the same time take different ones.
+    Every method raises DatabaseUnavailable in an outage, and may be called again.
+    """

@@ -1,0 +1,269 @@
+"""The producer's side: what is due, what is queued where, and moving whole queues."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection
+
+from campaigns.database import database_clock
+from campaigns.ledger.batch import again_after_conflict
+from campaigns.ledger.changes import Change, LedgerPart
+from campaigns.ledger.row import Row
+from campaigns.ledger.row_source import ids_in, ids_parameter, statement
+from campaigns.states import State, Status
+
+__all__ = ["CHUNK", "Assignments", "Due", "QueuedDelivery"]
+
+CHUNK = 500
+"""Rows a transaction changes at most: some tens of milliseconds of SQLite's write lock."""
+
+_DUE_CAMPAIGNS = """
+SELECT c.id, c.name, c.stream, c.sender, c.rate_per_second FROM campaign AS c
+ WHERE c.status = 'running' AND EXISTS (
+       SELECT 1 FROM delivery AS d
+        WHERE d.campaign_id = c.id AND d.state = 'pending' AND d.next_attempt_at <= {clock})
+ ORDER BY c.id
+"""
+_DUE = """
+SELECT d.id, r.domain, d.server FROM delivery AS d JOIN recipient AS r ON r.id = d.id
+ WHERE d.campaign_id = :campaign_id AND d.state = 'pending' AND d.next_attempt_at <= {clock}
+ ORDER BY d.next_attempt_at, d.id LIMIT :limit
+"""
+_QUEUED_COUNTS = """
+SELECT d.server, count(*) FROM delivery AS d JOIN campaign AS c ON c.id = d.campaign_id
+ WHERE d.state = 'queued' AND c.status = 'running' GROUP BY d.server
+"""
+_QUEUED = """
+SELECT d.id, d.campaign_id, c.name, c.stream, d.server
+  FROM delivery AS d JOIN campaign AS c ON c.id = d.campaign_id
+ WHERE d.state = 'queued' AND c.status = 'running' {where} LIMIT :limit
+"""
+_NAMES = "SELECT id, name, stream FROM campaign WHERE id {ids}"
+_TOUCH = "UPDATE delivery SET queued_at = {clock} WHERE id {ids} AND state = 'queued'"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Due:
+    """A pending delivery whose time has come; `server` is the one that it had last, if any."""
+
+    delivery_id: int
+    campaign_id: int
+    campaign_name: str
+    stream: str
+    sender: str
+    domain: str = field(repr=False)
+    server: str | None
+    rate_per_second: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QueuedDelivery:
+    """A delivery that is queued in the ledger, and shall have a message in that server's queue."""
+
+    delivery_id: int
+    campaign_id: int
+    campaign_name: str
+    stream: str
+    server: str
+
+
+class Assignments(LedgerPart):
+    """Pending to queued, from one queue to another, and back to pending."""
+
+    def due(self, limit: int) -> list[Due]:
+        """At most `limit` due deliveries of running campaigns, the oldest first, shared fairly among them.
+
+        Reads only: `enqueue` decides who gets a delivery that two producers saw.
+        """
+        clock = database_clock(self.database.dialect)
+        with self.database.read() as connection:
+            campaigns = connection.execute(statement(_DUE_CAMPAIGNS.format(clock=clock))).all()
+            return _shared_fairly(
+                [self._due_of(connection, campaign, limit, clock) for campaign in campaigns[:limit]], limit
+            )
+
+    def _due_of(self, connection: Connection, campaign: Any, limit: int, clock: str) -> list[Due]:
+        found = connection.execute(
+            statement(_DUE.format(clock=clock)), {"campaign_id": campaign.id, "limit": limit}
+        )
+        return [
+            Due(
+                delivery_id=delivery_id,
+                campaign_id=campaign.id,
+                campaign_name=campaign.name,
+                stream=campaign.stream,
+                sender=campaign.sender,
+                domain=domain,
+                server=server,
+                rate_per_second=campaign.rate_per_second,
+            )
+            for delivery_id, domain, server in found
+        ]
+
+    def enqueue(self, assignments: Sequence[tuple[int, str]]) -> list[QueuedDelivery]:
+        """Give each (delivery id, server) that is due its server; those that this call moved, durably.
+
+        A delivery that is not pending any more, whose time has not come, or whose campaign does not run is
+        left alone. Publish what is returned: until then only the sweep would find it.
+        """
+        servers = dict(assignments)
+
+        def assign(row: Row, now: float) -> Row | None:
+            if row.state is not State.PENDING or row.status is not Status.RUNNING:
+                return None
+            if row.next_attempt_at is None or row.next_attempt_at > now:
+                return None
+            return row.queued(servers[row.id], seconds=0.0, now=now)
+
+        ids = sorted(servers)
+        return [
+            queued
+            for start in range(0, len(ids), CHUNK)
+            for queued in self._changed_to_queued(ids[start : start + CHUNK], assign)
+        ]
+
+    def queued_counts(self) -> dict[str, int]:
+        """How many deliveries of running campaigns are queued, by server."""
+        with self.database.read() as connection:
+            return dict(connection.execute(statement(_QUEUED_COUNTS)).tuples())
+
+    def stale_queued(
+        self, server: str, older_than_seconds: float, limit: int = CHUNK
+    ) -> list[QueuedDelivery]:
+        """Queued there for longer than that, the oldest first. Reads only; see `touch_queued`."""
+        clock = database_clock(self.database.dialect)
+        where = f"AND d.server = :server AND d.queued_at < {clock} - :seconds ORDER BY d.queued_at, d.id"
+        return self._queued(where, server=server, seconds=older_than_seconds, limit=limit)
+
+    def queued_of(self, campaign_id: int, after_id: int = 0, limit: int = CHUNK) -> list[QueuedDelivery]:
+        """The campaign's queued deliveries with greater ids than `after_id`, in their order."""
+        where = "AND d.campaign_id = :campaign_id AND d.id > :after_id ORDER BY d.id"
+        return self._queued(where, campaign_id=campaign_id, after_id=after_id, limit=limit)
+
+    def _queued(self, where: str, **parameters: object) -> list[QueuedDelivery]:
+        with self.database.read() as connection:
+            found = connection.execute(statement(_QUEUED.format(where=where)), parameters)
+            return [
+                QueuedDelivery(
+                    delivery_id=values[0],
+                    campaign_id=values[1],
+                    campaign_name=values[2],
+                    stream=values[3],
+                    server=values[4],
+                )
+                for values in found
+            ]
+
+    def touch_queued(self, ids: Sequence[int]) -> int:
+        """Their wait begins anew, as they are published again; how many are still queued."""
+        dialect = self.database.dialect
+        sql = statement(_TOUCH.format(clock=database_clock(dialect), ids=ids_in(dialect)))
+        touched = 0
+        ordered = sorted(ids)
+        for start in range(0, len(ordered), CHUNK):
+            parameters = {"ids": ids_parameter(dialect, ordered[start : start + CHUNK])}
+            with self.database.write() as connection:
+                touched += connection.execute(sql, parameters).rowcount
+        return touched
+
+    def reroute_queued(
+        self, from_server: str, to: Mapping[str, float], limit: int = CHUNK, *, stream: str | None = None
+    ) -> list[QueuedDelivery]:
+        """Move what waits for one server to others, split by weight; one chunk, the oldest first.
+
+        Call it until it returns nothing. With `stream`, only that stream's deliveries.
+        """
+        if not to or from_server in to:
+            raise ValueError("a reroute needs other servers to go to")
+        share = iter(_split(to, limit))
+
+        def assign(row: Row, now: float) -> Row | None:
+            if row.state is not State.QUEUED or row.server != from_server:
+                return None
+            return row.queued(next(share), seconds=0.0, now=now)
+
+        ids = self._waiting_for(from_server, limit, stream)
+        return self._changed_to_queued(ids, assign)
+
+    def park_queued(
+        self, from_server: str, wait_seconds: float, limit: int = CHUNK, *, stream: str | None = None
+    ) -> int:
+        """Send one chunk of what waits for a server back to pending: there is nowhere to go. How many."""
+
+        def park(row: Row, now: float) -> Row | None:
+            if row.state is not State.QUEUED or row.server != from_server:
+                return None
+            return row.waiting(seconds=wait_seconds, now=now)
+
+        return len(self._changed(self._waiting_for(from_server, limit, stream), park))
+
+    def _waiting_for(self, server: str, limit: int, stream: str | None) -> list[int]:
+        where = "AND d.server = :server ORDER BY d.queued_at, d.id"
+        parameters: dict[str, object] = {"server": server, "limit": min(limit, CHUNK)}
+        if stream is not None:
+            where, parameters["stream"] = f"AND c.stream = :stream {where}", stream
+        return [queued.delivery_id for queued in self._queued(where, **parameters)]
+
+    def _changed(self, ids: Sequence[int], decide: Callable[[Row, float], Row | None]) -> list[Change]:
+        if not ids:
+            return []
+
+        def transaction() -> list[Change]:
+            with self.database.write() as connection:
+                return self._change(connection, ids, decide)
+
+        return again_after_conflict(transaction)
+
+    def _changed_to_queued(
+        self, ids: Sequence[int], decide: Callable[[Row, float], Row | None]
+    ) -> list[QueuedDelivery]:
+        changes = [change.after for change in self._changed(ids, decide)]
+        queued = [row for row in changes if row.state is State.QUEUED]
+        names = self._names({row.campaign_id for row in queued})
+        return [
+            QueuedDelivery(
+                delivery_id=row.id,
+                campaign_id=row.campaign_id,
+                campaign_name=names[row.campaign_id][0],
+                stream=names[row.campaign_id][1],
+                server=row.server or "",
+            )
+            for row in queued
+        ]
+
+    def _names(self, ids: set[int]) -> dict[int, tuple[str, str]]:
+        if not ids:
+            return {}
+        dialect = self.database.dialect
+        with self.database.read() as connection:
+            sql = statement(_NAMES.format(ids=ids_in(dialect)))
+            found = connection.execute(sql, {"ids": ids_parameter(dialect, sorted(ids))})
+            return {values[0]: (values[1], values[2]) for values in found}
+
+
+def _shared_fairly(lists: Sequence[list[Due]], limit: int) -> list[Due]:
+    """`limit` in all, as even as the lists allow; each list in its own order, the small ones whole."""
+    share: dict[int, int] = {}
+    left = limit
+    by_size = sorted(range(len(lists)), key=lambda index: len(lists[index]))
+    for done, index in enumerate(by_size):
+        share[index] = min(len(lists[index]), -(-left // (len(lists) - done)))
+        left -= share[index]
+    return [due for index, found in enumerate(lists) for due in found[: share[index]]]
+
+
+def _split(weights: Mapping[str, float], total: int) -> list[str]:
+    """`total` names in turn, in the proportion of their weights (all equal if every weight is 0)."""
+    usable = {name: weight for name, weight in weights.items() if weight > 0} or dict.fromkeys(weights, 1.0)
+    whole, credit = sum(usable.values()), dict.fromkeys(usable, 0.0)
+    chosen = []
+    for _ in range(total):
+        for name, weight in usable.items():
+            credit[name] += weight
+        best = max(credit, key=credit.__getitem__)
+        credit[best] -= whole
+        chosen.append(best)
+    return chosen

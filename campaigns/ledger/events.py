@@ -1,0 +1,138 @@
+"""What changed and why; which server is taken off whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from campaigns.database import database_clock
+from campaigns.ledger.changes import LedgerPart
+from campaigns.ledger.row_source import clean, statement
+
+__all__ = ["BlockRecord", "EventRecord", "Events"]
+
+_RECORD = """
+INSERT INTO event (at, server, campaign, kind, from_state, to_state, reason)
+VALUES ({clock}, :server, :campaign, :kind, :from_state, :to_state, :reason)
+"""
+_EVENTS = """
+SELECT id, at, server, campaign, kind, from_state, to_state, reason FROM event
+ WHERE id > :after {where} ORDER BY id DESC LIMIT :limit
+"""
+_BLOCK = """
+INSERT INTO block (server, sender, domain, until, reason, created_at)
+VALUES (:server, :sender, :domain, {clock} + CAST(:seconds AS double precision), :reason, {clock})
+"""
+_BLOCKS = """
+SELECT id, server, sender, domain, until, reason, created_at FROM block
+ WHERE until IS NULL OR until > {clock} ORDER BY id
+"""
+_REFUSALS = """
+SELECT DISTINCT a.server, r.domain FROM attempt AS a JOIN recipient AS r ON r.id = a.delivery_id
+ WHERE a.campaign_id = :campaign_id AND a.outcome = 'policy'
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EventRecord:
+    """Something that changed; `at` in epoch seconds by the database's clock."""
+
+    id: int
+    at: float
+    server: str | None
+    campaign: str | None
+    kind: str
+    from_state: str | None
+    to_state: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlockRecord:
+    """A server taken off a sender, a recipient domain, or both (None: any), `until` (None: for good)."""
+
+    id: int
+    server: str
+    sender: str | None = field(repr=False)
+    domain: str | None
+    until: float | None
+    reason: str
+    created_at: float
+
+
+class Events(LedgerPart):
+    """The journal of changes, and the blocks that policy refusals leave."""
+
+    def record_event(  # noqa: PLR0913 - an event's fields, by keyword
+        self,
+        kind: str,
+        *,
+        server: str | None = None,
+        campaign: str | None = None,
+        from_state: str | None = None,
+        to_state: str | None = None,
+        reason: str | None = None,
+    ) -> None:
+        """Keep what changed. `reason` must be redacted: no address."""
+        values = {
+            "kind": kind,
+            "server": server,
+            "campaign": campaign,
+            "from_state": from_state,
+            "to_state": to_state,
+            "reason": clean(reason),
+        }
+        with self.database.write() as connection:
+            connection.execute(statement(_RECORD.format(clock=self._clock_sql)), values)
+
+    @property
+    def _clock_sql(self) -> str:
+        return database_clock(self.database.dialect)
+
+    def events(
+        self, server: str | None = None, campaign: str | None = None, limit: int = 1000, after_id: int = 0
+    ) -> list[EventRecord]:
+        """The latest `limit` events, the oldest of them first; of one server or campaign if given."""
+        where = ""
+        parameters: dict[str, object] = {"limit": limit, "after": after_id}
+        for column, value in (("server", server), ("campaign", campaign)):
+            if value is not None:
+                where += f" AND {column} = :{column}"
+                parameters[column] = value
+        with self.database.read() as connection:
+            found = connection.execute(statement(_EVENTS.format(where=where)), parameters).all()
+        return [EventRecord(**row._mapping) for row in reversed(found)]
+
+    def add_block(
+        self,
+        server: str,
+        *,
+        sender: str | None = None,
+        domain: str | None = None,
+        seconds: float | None = None,
+        reason: str,
+    ) -> None:
+        """Take a server off a sender or a recipient domain, for so many seconds (None: for good)."""
+        values = {"server": server, "sender": sender, "domain": domain, "seconds": seconds}
+        with self.database.write() as connection:
+            sql = statement(_BLOCK.format(clock=self._clock_sql))
+            connection.execute(sql, values | {"reason": clean(reason)})
+
+    def blocks(self) -> list[BlockRecord]:
+        """The blocks that hold now."""
+        with self.database.read() as connection:
+            found = connection.execute(statement(_BLOCKS.format(clock=self._clock_sql)))
+            return [BlockRecord(**row._mapping) for row in found]
+
+    def remove_blocks(self, server: str) -> int:
+        """Lift all blocks of a server; how many."""
+        with self.database.write() as connection:
+            sql = statement("DELETE FROM block WHERE server = :server")
+            return connection.execute(sql, {"server": server}).rowcount
+
+    def policy_refusals(self, campaign_id: int) -> dict[str, frozenset[str]]:
+        """The distinct recipient domains whose mail was refused for policy, by server."""
+        found: dict[str, set[str]] = {}
+        with self.database.read() as connection:
+            for server, domain in connection.execute(statement(_REFUSALS), {"campaign_id": campaign_id}):
+                found.setdefault(server, set()).add(domain)
+        return {server: frozenset(domains) for server, domains in found.items()}
