@@ -26,8 +26,8 @@ _DOT_ROOM = 4
 class ConnectionPool:
     """At most `size` connections to `server` that are idle, opening or busy. One event loop's.
 
-    Two lists are its whole state. One that waits at its dot for longer than a moment counts no more, so that a
-    server which is slow there starves nobody; but no more than four times `size` may wait so.
+    Two lists are its whole state. One that waits at its dot for longer than a moment counts no more, so that
+    a server which is slow there starves nobody; but no more than four times `size` may wait so.
     """
 
     def __init__(

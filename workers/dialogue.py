@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
+
 from campaigns.reply import Fault
 from workers.reply_reader import RawReply, ReplyReader
 

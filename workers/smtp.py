@@ -73,7 +73,7 @@ class SmtpConnection:
     ) -> SmtpConnection:
         """Connect, greet, secure, authenticate. Raises SmtpFailure.
 
-        `local_hostname`: what EHLO says; left out, this machine's name, or its address where that has no domain.
+        `local_hostname`: what EHLO says; left out, this machine's name, or its address if that has no domain.
         """
         opening = _Opening(server, deadlines, local_hostname)
         client = await opening.run()
@@ -114,9 +114,9 @@ class SmtpConnection:
     ) -> SmtpResult:
         """Send one mail; the dot only if `commit_point` says go, the lease holds and the server kept quiet.
 
-        `body`: any bytes; line ends and dots are taken care of. `commit_point` returns None for go. `on_dot` is
-        called immediately before the dot is written: whoever is cancelled after that does not know whether the
-        mail was taken. What the server does is in the result; only cancellation and what the three callbacks
+        `body`: any bytes; line ends and dots are taken care of. `commit_point` returns None for go. `on_dot`
+        is called immediately before the dot is written: whoever is cancelled after that does not know whether
+        the mail was taken. What the server does is in the result; only cancellation and what the three callbacks
         raise comes out as an exception, and then the connection is aborted.
         """
         transaction = Transaction(
@@ -290,7 +290,7 @@ def _address_literal(sockname: tuple[str, int]) -> str:
 
 @lru_cache
 def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
-    """Verifies names and certificates, by `ca_file` or the system's authorities. Made once: it takes 20 ms."""
+    """Verifies names and certificates, by `ca_file` or the system's authorities. Made once: that is slow."""
     return ssl.create_default_context(cafile=ca_file)
 
 
