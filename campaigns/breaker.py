@@ -1,4 +1,4 @@
-"""The circuit breaker of one server, as a value and its transitions. Pure: times and randomness are arguments."""
+"""The circuit breaker of one server: a value and its transitions. Pure; time and chance are arguments."""
 
 import json
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +24,10 @@ class BreakerState(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Breaker:
-    """Times are epoch seconds. `openings` in a row decide the cool-down; `probe` names the mail under way while half-open."""
+    """Times are epoch seconds. `openings` in a row decide the cool-down.
+
+    `probe` names the one mail that is under way while half-open.
+    """
 
     state: BreakerState = BreakerState.CLOSED
     since: float = 0.0
@@ -37,7 +40,7 @@ class Breaker:
     full_until: float = 0.0
 
     def at(self, now: float) -> "Breaker":
-        """What it has become by the mere passing of time: an open one whose cool-down is over is half-open."""
+        """What it has become by the passing of time: an open one whose cool-down is over is half-open."""
         if self.state is not BreakerState.OPEN or self.open_until > now:
             return self
         return replace(self, state=BreakerState.HALF_OPEN, since=self.open_until, reason="cool-down is over")
@@ -90,7 +93,7 @@ class Breaker:
         )
 
     def probed(self, now: float, *, token: str, seconds: float) -> "Breaker | None":
-        """Half-open, with `token` as the one mail that may pass until it expires; None if another is under way."""
+        """Half-open, `token` being the one mail that may pass until it expires; None if there is another."""
         present = self.at(now)
         if present.state is not BreakerState.HALF_OPEN or present.probe_until > now:
             return None
@@ -114,6 +117,6 @@ class Breaker:
 
 
 def cool_down_seconds(openings: int, random: float) -> float:
-    """2, 4, 8 ... 60 seconds, each up to a fifth shorter or longer, so that processes do not return in step."""
+    """2, 4, 8 ... 60 seconds, each up to a fifth shorter or longer, so that nothing returns in step."""
     doubled = FIRST_COOL_DOWN_SECONDS * 2.0 ** min(openings - 1, 30)
     return min(doubled, LONGEST_COOL_DOWN_SECONDS) * (0.8 + 0.4 * random)

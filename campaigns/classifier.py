@@ -1,7 +1,7 @@
-"""Whose fault was it? The rules are data (reply_rules.toml); what no rule knows is judged by its status codes.
+"""Whose fault was it? Pure; the rules are data (reply_rules.toml).
 
-Order: a known rule; the enhanced status code (RFC 3463 and IANA's registry); the basic code and the phase (RFC 5321 4.2).
-Nothing that is unknown is ever a success.
+First a known rule; then the enhanced status code (RFC 3463 and IANA's registry); then the basic code and the
+phase (RFC 5321 section 4.2). Nothing that is unknown is ever a success.
 """
 
 import re
@@ -68,19 +68,25 @@ class Rule:
     enhanced: re.Pattern[str] | None
     text: re.Pattern[str] | None
     wait_seconds: float | None
+    counts_against_server: bool
+    sample: tuple[Phase, Reply]
+    source: str
 
-    def matches(self, phase: Phase, reply: Reply) -> bool:
+    def matches(self, phase: Phase, reply: Reply, text: str) -> bool:
+        """`text` is the reply's as `flat` makes it, so that this is done once."""
         return (
             (self.phases is None or phase in self.phases)
             and (self.code is None or self.code.fullmatch(str(reply.code)) is not None)
             and (self.enhanced is None or self.enhanced.fullmatch(reply.enhanced or "") is not None)
-            and (self.text is None or self.text.search(reply.text) is not None)
+            and (self.text is None or self.text.search(text) is not None)
         )
 
 
 SETTING_UP = frozenset({Phase.CONNECT, Phase.GREETING, Phase.EHLO, Phase.STARTTLS, Phase.AUTH})
 UNIT_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 LONGEST_WAIT_SECONDS = 86400.0
+MOST_READ = 2_000
+LINE_BREAK = re.compile(r"\s*[\r\n]+\s*(?:[245]\.\d{1,3}\.\d{1,3}\s+)?")
 WAIT = re.compile(
     r"(?:in|after|for|wait|within)\s+(?:at least\s+|about\s+)?(\d{1,6})\s*"
     r"(seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d)\b",
@@ -120,16 +126,35 @@ def by_fault(fault: Fault) -> Classification:
         return judged(Outcome.POLICY, Scope.MESSAGE, "fault-utf8")
     if fault in {Fault.SIZE, Fault.RENDER}:
         return judged(Outcome.REJECTED, Scope.MESSAGE, f"fault-{fault}")
+    if fault is Fault.INTERNAL:
+        # Neither the server's fault nor, surely, the recipient's: later again, until it is given up.
+        return judged(Outcome.DEFERRED, Scope.MESSAGE, "fault-internal")
     return judged(Outcome.UNREACHABLE, Scope.SERVER, f"fault-{fault}")
 
 
 def by_reply(phase: Phase, reply: Reply | None) -> Classification:
     if reply is None or not reply.is_refusal:
         return judged(Outcome.UNREACHABLE, Scope.SERVER, "unexpected-reply")
+    text = flat(reply.text)
     for rule in load_rules():
-        if rule.matches(phase, reply):
-            return judged(rule.outcome, rule.scope, rule.name, stated_wait(reply.text) or rule.wait_seconds)
+        if rule.matches(phase, reply, text):
+            return by_rule(rule, reply)
     return by_enhanced_status(phase, reply) or by_basic_code(phase, reply)
+
+
+def flat(text: str) -> str:
+    """One line: a phrase may be broken over lines, each of which repeats the enhanced status code."""
+    return LINE_BREAK.sub(" ", text[:MOST_READ])
+
+
+def by_rule(rule: Rule, reply: Reply) -> Classification:
+    return Classification(
+        outcome=rule.outcome,
+        scope=rule.scope,
+        rule=rule.name,
+        wait_seconds=stated_wait(reply.text) or rule.wait_seconds,
+        counts_against_server=rule.counts_against_server,
+    )
 
 
 def by_enhanced_status(phase: Phase, reply: Reply) -> Classification | None:
@@ -210,7 +235,7 @@ def by_basic_code(phase: Phase, reply: Reply) -> Classification:
 
 def is_protocol_error(code: int) -> bool:
     """Commands, authentication, encryption: never said of a recipient or a mail (RFC 5321, 4954, 3207)."""
-    return 500 <= code <= 504 or code in {430, 432, 454, 521, 523, 524, 530, 534, 535, 538, 555}
+    return 500 <= code <= 504 or code in {432, 454, 523, 524, 530, 534, 535, 538, 555}
 
 
 def judged(outcome: Outcome, scope: Scope, rule: str, wait_seconds: float | None = None) -> Classification:
@@ -234,22 +259,32 @@ def stated_wait(text: str) -> float | None:
 @cache
 def load_rules() -> tuple[Rule, ...]:
     """The rules of reply_rules.toml, in their order."""
-    text = files("campaigns").joinpath("reply_rules.toml").read_text(encoding="utf-8")
-    return tuple(read_rule(row) for row in tomllib.loads(text)["rule"])
+    table = tomllib.loads(files("campaigns").joinpath("reply_rules.toml").read_text(encoding="utf-8"))
+    return tuple(read_rule(row, table["phases"]) for row in table["rule"])
 
 
-def read_rule(row: Mapping[str, Any]) -> Rule:
-    phases = row.get("phases")
+def read_rule(row: Mapping[str, Any], phase_sets: Mapping[str, list[str]]) -> Rule:
+    outcome = Outcome(row["outcome"])
+    phases = phase_sets[row["phases"]] if "phases" in row else None
     return Rule(
         name=row["name"],
-        outcome=Outcome(row["outcome"]),
+        outcome=outcome,
         scope=Scope(row["scope"]),
         phases=None if phases is None else frozenset(map(Phase, phases)),
         code=compiled(row.get("code")),
         enhanced=compiled(row.get("enhanced")),
         text=compiled(row.get("text")),
         wait_seconds=row.get("wait_seconds"),
+        counts_against_server=row.get("counts_against_server", outcome is Outcome.UNREACHABLE),
+        sample=(Phase(row["sample"]["phase"]), read_reply(row["sample"]["reply"])),
+        source=row["source"],
     )
+
+
+def read_reply(line: str) -> Reply:
+    """A reply as it is written down: the code, a space, the text."""
+    code, _, text = line.partition(" ")
+    return Reply.parse(int(code), text)
 
 
 def compiled(pattern: str | None) -> re.Pattern[str] | None:

@@ -40,8 +40,9 @@ class DeliveryRules(Protocol):
 class Facts:
     """What is known of the delivery beside the attempt's outcome.
 
-    `usable_servers`: the route's others (without `server`) that may take it now, best first. `tried_by_policy`: those
-    that refused this delivery by policy. `blocked`: those of the route taken off this sender or domain.
+    `usable_servers`: the route's others (without `server`) that may take it now, best first.
+    `tried_by_policy`: those that refused this delivery by policy.
+    `blocked`: those of the route taken off this sender or domain.
     `policy_domains`: by server, the recipient domains of this campaign that were refused by policy there.
     `attempts`: how often it was claimed (the fence); slows a mail that makes every server stumble.
     """
@@ -87,7 +88,7 @@ class Decision:
     task_state: TaskState = "retry"
 
 
-def decide(
+def decide(  # noqa: PLR0911 - one line per outcome
     classification: Classification, facts: Facts, delivery: DeliveryRules, now: float, random: Random
 ) -> Decision:
     """Say what becomes of a delivery. Times are epoch seconds; `random` returns [0, 1)."""
@@ -162,7 +163,7 @@ def unreachable(facts: Facts, random: Random) -> Decision:
 
 
 def brake(facts: Facts) -> float:
-    """A mail that has been round its route twice waits longer each time, so that it cannot spin between servers."""
+    """A mail that has been round its route twice waits longer each time, so that it cannot spin."""
     free = 2 * len(facts.route) + facts.deferrals
     beyond = facts.attempts - free
     return 0.0 if beyond <= 0 else min(2.0 ** min(beyond, 10), LONGEST_BRAKE_SECONDS)
@@ -176,7 +177,10 @@ def full(classification: Classification, facts: Facts, random: Random) -> Decisi
 
 
 def policy(classification: Classification, facts: Facts, now: float, random: Random) -> Decision:
-    """One odd receiver fails its own mail; several through one server cost it the sender; through all, the campaign stops."""
+    """One odd receiver fails its own mail.
+
+    Several receivers through one server take it off the sender; through all of them, they stop the campaign.
+    """
     if classification.scope is Scope.SERVER_DOMAIN:
         return elsewhere(facts, random, block=domain_block(classification, facts, now))
     if classification.scope is Scope.MESSAGE:
@@ -195,7 +199,7 @@ def refused_domains(facts: Facts, server: str) -> Set[str]:
 
 
 def elsewhere(facts: Facts, random: Random, *, block: Block | None = None) -> Decision:
-    """To a server that has not refused this mail; wait while there is one that cannot now; else it fails alone."""
+    """To a server that has not refused this mail; wait if one cannot take it now; else it fails alone."""
     refused = facts.tried_by_policy | {facts.server}
     for server in facts.usable_servers:
         if server not in refused:

@@ -31,8 +31,8 @@ SEEN_SECONDS = 0.2
 """How long a server seen well is believed to be, so that not every mail asks."""
 MOST_ATTEMPTS = 20
 
-# Replaces one field of the hash if it is still what the caller read: the breaker's logic is then the same, in Python,
-# with Redis and without.
+# Replaces one field of the hash if it is still what the caller read: so the breaker's logic is the same
+# Python with Redis and without.
 SWAP = """
 local now = redis.call('HGET', KEYS[1], ARGV[1]) or ''
 if now ~= ARGV[2] then return 0 end
@@ -67,7 +67,7 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """Leave to hand this server one mail now. `token` is empty while it is closed, and nothing has to be given back."""
+    """Leave to hand this server one mail now. `token` is empty while it is closed: nothing to give back."""
 
     server: str
     token: str = ""
@@ -75,10 +75,10 @@ class Probe:
 
 
 class HealthBoard:
-    """Who may be given mail. Never raises when Redis is away, and never blocks for more than about half a second.
+    """Who may be given mail. Never raises when Redis is away, and never blocks for more than about 0.5 s.
 
-    `state_url`: redis-py URL; None keeps the board in this process. `clock`: epoch seconds; None is Redis's own
-    TIME, which all processes share. Safe to use from several threads.
+    `state_url`: redis-py URL; None keeps the board in this process. `clock`: epoch seconds; None is Redis's
+    own TIME, which all processes share. Safe to use from several threads.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class HealthBoard:
     def may_probe(self, server: str, *, probe_seconds: float = PROBE_SECONDS) -> Probe | None:
         """Ask before each mail. Closed: always; open: never; half-open: for one mail at a time.
 
-        Tell what became of it by `success`, `fault`, or `release`, or it counts as under way until it expires.
+        Then tell what came of it (`success`, `fault` or `release`), or it is under way until it expires.
         """
         with self._lock:
             if self._monotonic() < self._seen_well.get(server, 0.0):
@@ -187,7 +187,7 @@ class HealthBoard:
             self._client.close()
 
     def _change(self, server: str, step: Step) -> tuple[Breaker, Change | None]:
-        """Apply one step to one breaker, in Redis if it is there. The breaker as it is then, and what changed."""
+        """Apply one step to one breaker, in Redis if it is there: the breaker then, and what changed."""
         pair = self._ask(lambda client: self._step_shared(client, server, step))
         if pair is None:
             pair = self._step_local(server, step)

@@ -43,6 +43,8 @@ class Fault(StrEnum):
     """The mail is larger than the SIZE that the server announced."""
     RENDER = "render"
     """The mail could not be made from its template."""
+    INTERNAL = "internal"
+    """An error of our own that nobody expected."""
 
 
 class Stop(StrEnum):
@@ -60,7 +62,7 @@ _ENHANCED = re.compile(r"[\s#(\[]{0,3}([245])\.(\d{1,3})\.(\d{1,3})(?![\d.])")
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """One reply: its code, the enhanced status code (RFC 3463) if it has one, its text (lines joined by newlines)."""
+    """One reply: its code, the enhanced status code (RFC 3463) if it has one, its lines of text."""
 
     code: int
     enhanced: str | None = None
@@ -68,7 +70,7 @@ class Reply:
 
     @classmethod
     def parse(cls, code: int, text: str) -> Reply:
-        """Read the enhanced status code from the beginning of `text`; its class must be the code's (RFC 2034)."""
+        """Read the enhanced status code that begins `text`, unless it is of another class (RFC 2034)."""
         found = _ENHANCED.match(text)
         if found is None or int(found[1]) != code // 100:
             return cls(code=code, text=text)
@@ -102,7 +104,7 @@ class SmtpResult:
 
     @property
     def ok(self) -> bool:
-        """The server took the mail: a 2yz reply to the final dot, and nothing less (RFC 5321 section 4.2.5)."""
+        """The server took the mail: a 2yz reply to the final dot, and nothing less (RFC 5321 4.2.5)."""
         answered = self.phase is Phase.DOT and self.dot_sent and self.fault is None
         return answered and self.reply is not None and self.reply.is_positive
 
@@ -111,7 +113,7 @@ _ADDRESS = "<address>"
 _MOST_READ = 4_000
 _MOST_KEPT = 500
 _SHORTEST_NAME = 3
-_AT = r"(?:@|＠|﹫|%40|=40|&#0*64;|&#x0*40;|&commat;|\(at\)|\[at\])"
+_AT = r"(?:@|\uFF20|\uFE6B|%40|=40|&#0*64;|&#x0*40;|&commat;|\(at\)|\[at\])"
 _QUOTED = re.compile(rf'"(?:\\.|[^"\\]){{1,256}}"(?=\s?{_AT})', re.IGNORECASE)
 _SIGN = re.compile(rf"\s?{_AT}\s?", re.IGNORECASE)
 _TOKEN = re.compile(r"[^\s<>,;\"()]*@(?:\[[^\]\s]{0,80}\])?[^\s<>,;\"()]*")
@@ -121,8 +123,8 @@ _NESTED = re.compile(rf"<?{_ADDRESS}>+")
 def redact(text: str, *, known: Iterable[str] = ()) -> str:
     """Make a reply fit for the database, events and logs: one line of at most 500 characters, no addresses.
 
-    Control characters, NUL, surrogates and invisible characters go; an address in any spelling (quoted, encoded,
-    internationalised) becomes `<address>`. `known` are addresses that the reply may name by their local part alone.
+    Control characters, NUL, surrogates and invisible characters go; an address in any spelling (quoted,
+    encoded, internationalised) becomes `<address>`. `known`: addresses whose local part is hidden alone too.
     """
     line = _one_line(text[:_MOST_READ])
     if len(text) > _MOST_READ:

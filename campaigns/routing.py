@@ -26,7 +26,7 @@ class Condition(Protocol):
 
 
 class Blocked(Protocol):
-    """A server taken off a sender, a recipient domain, or (neither) everything; for good if `until` is None."""
+    """A server taken off a sender, a recipient domain, or (neither) everything; until None: for good."""
 
     @property
     def server(self) -> str: ...
@@ -71,7 +71,7 @@ def usable(  # noqa: PLR0913 - everything that has a say, each by its name
 def probing(
     route: Sequence[Routed], *, health: Mapping[str, Condition], readers: Collection[str]
 ) -> tuple[str, ...]:
-    """The names of half-open servers: each should be given a few real mails, and no more, to be tried with."""
+    """The names of half-open servers: each should be given a few real mails to be tried with, no more."""
     half_open = [server for server in route if state_of(health.get(server.name)) == "half-open"]
     return tuple(server.name for server in half_open if server.name in readers)
 
@@ -117,7 +117,7 @@ class Share:
 
 @dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """Who goes where, in the order given; `held` found no room and waits; `share` belongs to the next batch."""
+    """Who goes where, in the order given; `held` found no room and waits; `share` is for the next batch."""
 
     assigned: tuple[tuple[int, str], ...]
     held: tuple[int, ...]
@@ -129,14 +129,14 @@ def assign(
     *,
     weights: Mapping[str, float],
     room: Mapping[str, int],
-    share: Share = Share(),  # noqa: B008 - frozen
+    share: Share = Share(),
     spill: bool = False,
 ) -> Assignment:
     """Split a batch over the servers of `weights` (those that are usable now) in exact proportion.
 
-    A delivery that a server deferred goes back to it while that is usable, outside the proportion: it was counted
-    the first time. `room` is how many more each server's window takes; when the one whose turn it is has none, the
-    rest is held, so that the weights hold; with `spill` the others take it instead.
+    A delivery that a server deferred goes back to it while that is usable, outside the proportion: it was
+    counted the first time. `room` is how many more each server's window takes; when the one whose turn it is
+    has none, the rest is held, so that the weights hold; with `spill` the others take it instead.
     """
     split = Split(weights=weights, room=room, owed=share.owed, spill=spill)
     assigned: list[tuple[int, str]] = []
@@ -151,7 +151,7 @@ def assign(
 
 
 class Split:
-    """Smooth weighted round robin: at each turn all earn their weight, and the one that is owed most pays the sum."""
+    """Smooth weighted round robin: at each turn all earn their weight, and the one owed most pays the sum."""
 
     def __init__(
         self, *, weights: Mapping[str, float], room: Mapping[str, int], owed: Mapping[str, float], spill: bool
