@@ -116,8 +116,8 @@ class SmtpConnection:
 
         `body`: any bytes; line ends and dots are taken care of. `commit_point` returns None for go. `on_dot`
         is called immediately before the dot is written: whoever is cancelled after that does not know whether
-        the mail was taken. What the server does is in the result; only cancellation and what the three callbacks
-        raise comes out as an exception, and then the connection is aborted.
+        the mail was taken. What the server does is in the result; cancellation and what the callbacks raise come
+        out as exceptions, and then the connection is aborted.
         """
         transaction = Transaction(
             self._dialogue,

@@ -5,7 +5,7 @@
 prints one line of JSON when it is ready: {"name": ..., "port": ..., "control": ...}. A mail is in the file,
 durably, before the dot is answered; see `campaigns.demo.mail_record`.
 
-The recipient's address chooses a misbehaviour (what follows a "+" in it is ignored, so that many may differ):
+The recipient's address chooses a misbehaviour (what follows a "+" is ignored: many may differ):
 
     rcpt-550-5.1.1@  data-451@  body-552@  dot-554-5.7.1@    that reply in that phase (body: while it arrives)
     rcpt-drop@  data-stall@  dot-drip@  dot-garbage@  dot-oversized@  dot-cut@  dot-delay-2.5@
@@ -13,15 +13,14 @@ The recipient's address chooses a misbehaviour (what follows a "+" in it is igno
     dot-accept-drop@  dot-accept-stall@                      takes the mail, and never says so
     greylist@  greylist-3@                                   refuses with 451 once, three times
 
-and the sender's one at MAIL (mail-450@). The control channel takes one JSON object a line, and answers each with
-one:
+and the sender's one at MAIL (mail-450@). The control channel takes JSON objects, a line each, and answers so:
 
     {"set": {"phase": "dot", "action": "reply", "reply": "450 4.2.2 full", "times": 3, "probability": 0.5}}
     {"clear": true}   {"stats": true}   {"extensions": ["SIZE 1000", "8BITMIME"]}
     {"listen": false}   {"disconnect": true}
 
-Phases: greeting ehlo starttls auth mail rcpt data body dot rset. Actions: reply, delay, drop, stall, drip (one
-byte every `seconds`), garbage, oversized, cut (ends within a multi-line reply), inject (says one reply too many),
+Phases: greeting ehlo starttls auth mail rcpt data body dot rset. Actions: reply, delay, drop, stall, drip (a byte
+every `seconds`), garbage, oversized, cut (ends within a multi-line reply), inject (says one reply too many),
 accept-drop, accept-stall. In the body, `after` says how many octets are read first.
 """
 

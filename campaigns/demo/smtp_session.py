@@ -66,7 +66,7 @@ class SmtpSession(asyncio.Protocol):
         self._held = True
         if self._in_data:
             self._server.stats["unfinished"] += 1
-            self._server.stats["unfinished_octets"] += len(self._buffer)
+            self._server.stats["unfinished_octets"] += len(self._buffer) - 2
         if self._dripping is not None:
             self._dripping.cancel()
 
