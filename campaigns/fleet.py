@@ -1,0 +1,175 @@
+"""What is known of the mail servers now: their health, who reads their queues, what they are blocked for.
+
+One of these lives in each process; it remembers little and may be a moment old. Whatever it says wrong costs
+time, never mail: the ledger decides who may send.
+"""
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from campaigns import routing
+from campaigns.classifier import Classification
+from campaigns.health import Change, HealthBoard, ServerHealth
+from campaigns.ledger import Ledger
+from campaigns.settings import Server, Settings
+
+__all__ = ["READER_SECONDS", "Fleet", "Readers"]
+
+READER_SECONDS = 15.0
+"""A worker that has not been seen for so long does not read its queue any more."""
+SLOW_REFRESH_SECONDS = 2.0
+LEAST_REST_SECONDS, MOST_REST_SECONDS = 0.5, 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Readers:
+    """How many live workers read each server's queue."""
+
+    processes: Mapping[str, int]
+    sent_per_second: Mapping[str, float]
+    is_settled: bool
+
+    def names(self, servers: Sequence[Server]) -> frozenset[str]:
+        """Who counts as read. While nobody has been up for long, everybody does: workers start one by one."""
+        if not self.is_settled:
+            return frozenset(server.name for server in servers)
+        return frozenset(self.processes)
+
+
+class Fleet:
+    """The servers of `settings`, as the ledger and the health board know them."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        board: HealthBoard,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.settings = settings
+        self.ledger = ledger
+        self.board = board
+        self.readers = Readers(processes={}, sent_per_second={}, is_settled=False)
+        self._health: Mapping[str, ServerHealth] = {}
+        self._blocks: Sequence[routing.Blocked] = ()
+        self._monotonic = monotonic
+        self._slow_refresh_at = 0.0
+        self._clock_offset = 0.0
+
+    def __repr__(self) -> str:
+        states = ", ".join(f"{server.name} {self.state(server.name)}" for server in self.settings.servers)
+        return f"<Fleet: {states}>"
+
+    def now(self) -> float:
+        """The database's time, seconds since the epoch, as near as was last seen."""
+        return time.time() + self._clock_offset
+
+    def refresh(self) -> None:
+        """Look at health, and now and then at readers and blocks. Raises DatabaseUnavailable."""
+        self._health = self.board.snapshot()
+        if self._monotonic() >= self._slow_refresh_at:
+            self._slow_refresh_at = self._monotonic() + SLOW_REFRESH_SECONDS
+            self._clock_offset = self.ledger.database.now() - time.time()
+            self._blocks = self.ledger.blocks()
+            self.readers = self._read_workers()
+
+    def state(self, server: str) -> str:
+        """closed, open or half-open."""
+        return routing.state_of(self._health.get(server))
+
+    def usable(
+        self, stream: str, sender: str = "", domain: str = "", *, without: str | None = None
+    ) -> tuple[str, ...]:
+        """The servers that may take such mail now, in the order of the stream's route."""
+        return routing.usable(
+            self.settings.route(stream),
+            health=self._health,
+            readers=self.readers.names(self.settings.servers),
+            blocks=self._blocks,
+            sender=sender,
+            domain=domain,
+            now=self.now(),
+            without=without,
+        )
+
+    def probing(self, stream: str) -> tuple[str, ...]:
+        """Half-open servers of the stream: a few real mails are to try them."""
+        readers = self.readers.names(self.settings.servers)
+        return routing.probing(self.settings.route(stream), health=self._health, readers=readers)
+
+    def blocked(self, stream: str, sender: str, domain: str) -> frozenset[str]:
+        """Servers of the stream that are taken off this sender or domain."""
+        route = self.settings.route(stream)
+        allowed = routing.allowed(route, self._blocks, sender, domain, self.now())
+        return frozenset(server.name for server in route) - {server.name for server in allowed}
+
+    @property
+    def has_blocks(self) -> bool:
+        return bool(self._blocks)
+
+    def unavailable(self) -> tuple[str, ...]:
+        """Servers that mail should not wait for: their breaker is open, or nobody reads their queue."""
+        read = self.readers.names(self.settings.servers)
+        names = [server.name for server in self.settings.servers]
+        return tuple(name for name in names if self.state(name) == "open" or (read and name not in read))
+
+    def admits(self, server: str) -> bool | None:
+        """Whether an attempt may begin; None: only a probe may, and one must ask `may_probe`."""
+        if self.state(server) == "half-open":
+            return None
+        return routing.is_well(self._health.get(server), self.now())
+
+    def rest_seconds(self, stream: str) -> float:
+        """How long mail that no server can take should rest before it is looked at again."""
+        now = self.now()
+        ends = [self._ends(server.name, now) for server in self.settings.route(stream)]
+        rest_seconds = min(max(min(ends) - now, LEAST_REST_SECONDS), MOST_REST_SECONDS)
+        return rest_seconds * random.uniform(1.0, 1.3)  # noqa: S311 - jitter
+
+    def report(self, server: str, classification: Classification, reason: str) -> Change | None:
+        """Tell the board how the server did; a change of its breaker becomes an event."""
+        if classification.counts_against_server:
+            change = self.board.fault(server, reason)
+        else:
+            change = self.board.success(server)
+        self._health = self.board.snapshot()
+        if change is not None:
+            self.record(change)
+        return change
+
+    def record(self, change: Change) -> None:
+        self.ledger.record_event(
+            kind="breaker",
+            server=change.server,
+            from_state=change.before,
+            to_state=change.after,
+            reason=change.reason,
+        )
+
+    def is_pristine(self, server: str) -> bool:
+        """Most mail finds a server without a fault to forget; the board need not hear of each success."""
+        health = self._health.get(server)
+        return health is None or (health.state == "closed" and not health.consecutive_faults)
+
+    def _ends(self, server: str, now: float) -> float:
+        health = self._health.get(server)
+        if health is None:
+            return now
+        return max(health.open_until or now, health.full_until or now)
+
+    def _read_workers(self) -> Readers:
+        now = self.now()
+        workers = self.ledger.live_workers(READER_SECONDS)
+        processes: dict[str, int] = {}
+        rates: dict[str, float] = {}
+        for worker in workers:
+            for name in worker.servers:
+                processes[name] = processes.get(name, 0) + 1
+                rates[name] = rates.get(name, 0.0) + worker.sent_per_second
+        oldest = min((worker.started_at for worker in workers if worker.servers), default=now)
+        return Readers(
+            processes=processes, sent_per_second=rates, is_settled=now - oldest > READER_SECONDS
+        )

@@ -1,0 +1,125 @@
+"""The sweep: whatever a crash, a lost message or a dead server left behind is picked up again.
+
+Every worker sweeps, in small steps. Each step is a compare-and-set in the ledger, so any number of them may
+run at once.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from celery import Celery
+
+from campaigns.broker_queue import waiting_deliveries
+from campaigns.errors import BrokerUnavailable
+from campaigns.fleet import READER_SECONDS, Fleet
+from campaigns.ledger import Ledger, QueuedDelivery
+from campaigns.queues import publish_deliveries
+from campaigns.settings import Settings
+
+__all__ = ["Sweeper"]
+
+log = logging.getLogger(__name__)
+
+CHUNK = 500
+QUEUED_SECONDS = 30.0
+"""A queued row older than this is looked for in the broker."""
+SUSPICIOUS_SECONDS = 3.0
+"""The same, when the broker holds fewer messages than the ledger has queued."""
+
+
+class Sweeper:
+    """One turn is `run_once`. Belongs to one thread."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        app: Celery,
+        settings: Settings,
+        fleet: Fleet,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ledger = ledger
+        self._app = app
+        self._settings = settings
+        self._fleet = fleet
+        self._monotonic = monotonic
+        self._judge_leases_at = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Sweeper of {self._fleet!r}>"
+
+    def hold_judgement(self, seconds: float) -> None:
+        """After an outage of the database: those who hold leases get as long to renew them."""
+        self._judge_leases_at = self._monotonic() + seconds
+
+    def run_once(self) -> None:
+        """Every step once. Raises DatabaseUnavailable; a broker that is away is waited out."""
+        self._ledger.start_scheduled()
+        self._end_leases()
+        self._fleet.refresh()
+        for server in self._fleet.unavailable():
+            self.reroute(server)
+        try:
+            self._republish_lost()
+        except BrokerUnavailable:
+            log.warning("the broker is away; lost messages are looked for when it is back")
+        self._ledger.finish_idle()
+        self._ledger.forget_workers(20 * READER_SECONDS)
+
+    def reroute(self, server: str) -> int:
+        """Move what waits for `server` to the others, in chunks; returns how many moved. No SMTP is spoken.
+
+        Streams differ in their routes; what no other server may take stays where it is.
+        """
+        moved = sum(self._reroute_stream(server, stream) for stream in self._settings.streams)
+        if moved:
+            log.warning("waiting mail was moved to another server", extra={"server": server, "count": moved})
+        return moved
+
+    def _reroute_stream(self, server: str, stream: str) -> int:
+        moved = 0
+        while weights := self._weights(stream, server):
+            chunk = self._ledger.reroute_queued(server, weights, CHUNK, stream=stream)
+            if not chunk:
+                break
+            moved += len(chunk)
+            self._publish(chunk)
+        return moved
+
+    def _weights(self, stream: str, without: str) -> dict[str, float]:
+        usable = self._fleet.usable(stream, without=without)
+        weights = {name: float(self._settings.server(name).weight) for name in usable}
+        return weights if any(weights.values()) else dict.fromkeys(weights, 1.0)
+
+    def _end_leases(self) -> None:
+        if self._monotonic() < self._judge_leases_at:
+            return
+        swept = self._ledger.sweep_leases(CHUNK, max_crashes=self._settings.delivery.max_crashes)
+        if swept.pending or swept.uncertain or swept.failed:
+            log.warning(
+                "expired leases were ended",
+                extra={"pending": swept.pending, "uncertain": swept.uncertain, "failed": swept.failed},
+            )
+
+    def _republish_lost(self) -> None:
+        """Publish again what the ledger has queued and the broker does not hold."""
+        for server in self._settings.servers:
+            stale = self._ledger.stale_queued(server.name, QUEUED_SECONDS, CHUNK)
+            if stale:
+                self._republish(server.name, stale)
+
+    def _republish(self, server: str, stale: Sequence[QueuedDelivery]) -> None:
+        waiting = waiting_deliveries(self._app, server)
+        lost = [delivery for delivery in stale if waiting is None or delivery.delivery_id not in waiting]
+        self._ledger.touch_queued([delivery.delivery_id for delivery in stale])
+        if lost:
+            log.warning("lost messages are published again", extra={"server": server, "count": len(lost)})
+            publish_deliveries(self._app, lost)
+
+    def _publish(self, deliveries: Sequence[QueuedDelivery]) -> None:
+        try:
+            publish_deliveries(self._app, deliveries)
+        except BrokerUnavailable:
+            log.warning("the broker is away; what was moved is published later", extra={"count": len(deliveries)})

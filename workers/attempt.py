@@ -1,0 +1,348 @@
+"""One attempt: the way of one delivery through a worker, as a list of named steps.
+
+    admit -> connect -> claim -> render -> send (commit point, dot) -> judge -> record -> pass on
+
+Nothing is claimed before breaker and connection are ready for it. No transaction is open while the server
+is spoken to. What comes of an attempt is a value; an exception here is a surprise, and is logged as one.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+
+from campaigns.classifier import Classification, Outcome, classify
+from campaigns.decision import Decision, decide
+from campaigns.errors import DatabaseUnavailable
+from campaigns.health import Probe
+from campaigns.ledger import Claim, Claimed, CommitPoint, Move, QueuedDelivery, Record, Recorded
+from campaigns.message import RenderedMessage
+from campaigns.queues import TaskResult
+from campaigns.reply import Fault, Phase, SmtpResult, Stop, redact
+from campaigns.states import State
+from workers.connections import ConnectionPool
+from workers.leases import Lease
+from workers.letters import Letter
+from workers.services import Services
+from workers.smtp import STALE, Envelope, SmtpConnection, SmtpFailure
+
+__all__ = ["Attempt", "Job"]
+
+log = logging.getLogger(__name__)
+
+SURPRISE_WAIT_SECONDS = 60.0
+"""How long a delivery rests after an error that nobody expected: long enough not to spin."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a task's arguments say: ids alone."""
+
+    campaign: str
+    delivery_id: int
+    server: str
+
+    @property
+    def fields(self) -> dict[str, object]:
+        """For the log."""
+        return {"campaign": self.campaign, "delivery": self.delivery_id, "server": self.server}
+
+
+class Step(StrEnum):
+    """How far an attempt is; only while waiting or sending may a shutdown break it off."""
+
+    WAITING = "waiting"
+    CLAIMING = "claiming"
+    SENDING = "sending"
+    AT_DOT = "at the dot"
+    RECORDING = "recording"
+
+
+class Attempt:
+    """One attempt of `job`. `run` does it, `stop` ends it early where that is safe."""
+
+    def __init__(self, job: Job, services: Services) -> None:
+        self.job = job
+        self.step = Step.WAITING
+        self._services = services
+        self._stopping = False
+        self._is_reported = False
+        self._connection: SmtpConnection | None = None
+        self._task: asyncio.Task[object] | None = None
+        self._started = time.monotonic()
+
+    def __repr__(self) -> str:
+        return f"<Attempt {self.job.delivery_id} via {self.job.server}: {self.step}>"
+
+    def stop(self, *, even_at_the_dot: bool = False) -> None:
+        """Break off what is before the dot; with `even_at_the_dot`, give up waiting for the reply to it too."""
+        self._stopping = True
+        breakable = self.step in (Step.WAITING, Step.SENDING) or (even_at_the_dot and self.step is Step.AT_DOT)
+        if breakable and self._task is not None:
+            self._task.cancel()
+
+    async def run(self) -> TaskResult | None:
+        """Returns what Flower is to show; None when the attempt was stopped before it claimed anything."""
+        self._task = asyncio.current_task()
+        try:
+            while True:
+                try:
+                    return await self._deliver()
+                except DatabaseUnavailable:
+                    self._services.database_lost()
+        except asyncio.CancelledError:
+            if not self._stopping:
+                raise
+            return None
+
+    async def _deliver(self) -> TaskResult | None:
+        self.step = Step.WAITING
+        await self._services.database_ready()
+        letter = await self._services.letters.of_campaign(self.job.campaign)
+        if letter is None:
+            return _ignored("no such campaign")
+        probe = await self._services.standing.admits(self.job.server)
+        if probe is None:
+            return await self._step_aside(letter, "server unavailable")
+        try:
+            return await self._with_probe(letter, probe)
+        finally:
+            if not self._is_reported:
+                await self._services.standing.release(probe)
+
+    async def _with_probe(self, letter: Letter, probe: Probe) -> TaskResult | None:
+        try:
+            connection = await self._pool.acquire()
+        except SmtpFailure as failure:
+            return await self._not_connected(letter, probe, failure.result)
+        claim = await self._claim_for(connection)
+        if claim is None:
+            return _ignored("not queued for this server any more")
+        lease, claimed = claim
+        try:
+            result = await self._send_held(letter, connection, lease, claimed)
+            return await self._settle(letter, claimed, probe, result)
+        finally:
+            self._services.leases.let_go(lease)
+
+    @property
+    def _pool(self) -> ConnectionPool:
+        return self._services.pool(self.job.server)
+
+    async def _claim_for(self, connection: SmtpConnection) -> tuple[Lease, Claimed] | None:
+        """Claim, and give the connection back if there is nothing to send over it."""
+        try:
+            claim = await self._claim()
+        except BaseException:
+            self._pool.release(connection)
+            raise
+        if claim is None:
+            self._pool.release(connection)
+        return claim
+
+    async def _claim(self) -> tuple[Lease, Claimed] | None:
+        """The claim is never broken off: whether it was made must be known."""
+        self.step = Step.CLAIMING
+        services = self._services
+        asked_at = services.leases.now()
+        claimed = await services.group.submit(
+            Claim(
+                delivery_id=self.job.delivery_id,
+                server=self.job.server,
+                owner=services.owner,
+                lease_seconds=services.delivery.lease_seconds,
+            )
+        )
+        if not isinstance(claimed, Claimed):
+            return None
+        self._started = time.monotonic()
+        return services.leases.hold(claimed.delivery_id, claimed.fence, asked_at=asked_at), claimed
+
+    async def _send_held(
+        self, letter: Letter, connection: SmtpConnection, lease: Lease, claimed: Claimed
+    ) -> SmtpResult:
+        """Send under the lease, which is renewed until there is a result, at the dot too."""
+        self._connection = connection
+        try:
+            if self._stopping:
+                return _stopped(Stop.SHUTDOWN)
+            rendered = letter.render(claimed)
+            if isinstance(rendered, SmtpResult):
+                return rendered
+            return await self._send(rendered, lease)
+        except SmtpFailure as failure:
+            return failure.result
+        except asyncio.CancelledError:
+            if not self._stopping:
+                raise
+            return _stopped(Stop.SHUTDOWN, dot_sent=self.step is Step.AT_DOT)
+        except Exception:
+            log.exception("an attempt failed in a way that nobody expected", extra=self.job.fields)
+            return _surprise(dot_sent=self.step is Step.AT_DOT)
+        finally:
+            self.step = Step.RECORDING
+            if self._connection is not None:
+                self._pool.release(self._connection)
+
+    async def _send(self, message: RenderedMessage, lease: Lease) -> SmtpResult:
+        """A reused connection that turns out to be dead costs one more try on a fresh one."""
+        self.step = Step.SENDING
+        result = await self._send_over(self._connection, message, lease)
+        if result.detail != STALE or self._connection is None:
+            return result
+        stale, self._connection = self._connection, None
+        self._pool.release(stale)
+        self._connection = await self._pool.acquire(fresh=True)
+        return await self._send_over(self._connection, message, lease)
+
+    async def _send_over(
+        self, connection: SmtpConnection | None, message: RenderedMessage, lease: Lease
+    ) -> SmtpResult:
+        assert connection is not None
+        envelope = Envelope(
+            sender=message.envelope_sender,
+            recipient=message.envelope_recipient,
+            smtputf8=message.smtputf8,
+        )
+        return await connection.send(
+            envelope,
+            message.body,
+            commit_point=lambda: self._commit_point(lease),
+            lease_valid=lease.is_valid,
+            on_dot=lambda: self._at_dot(connection),
+        )
+
+    async def _commit_point(self, lease: Lease) -> Stop | None:
+        """Durably: this attempt, and no other, may write the dot. None means go."""
+        try:
+            go = await self._services.group.submit(CommitPoint(delivery_id=lease.delivery_id, fence=lease.fence))
+        except DatabaseUnavailable:
+            self._services.database_lost()
+            return Stop.DATABASE
+        return None if go is True else Stop.FENCED
+
+    def _at_dot(self, connection: SmtpConnection) -> None:
+        self.step = Step.AT_DOT
+        self._pool.at_dot(connection)
+
+    async def _settle(self, letter: Letter, claimed: Claimed, probe: Probe, result: SmtpResult) -> TaskResult:
+        """Judge, decide, record, and pass on what goes to the other server."""
+        services = self._services
+        classification = classify(result)
+        await self._report(probe, classification, _text(result))
+        decision = await self._decide(letter, claimed, classification)
+        record = self._record(claimed, result, classification, decision)
+        try:
+            recorded = await services.group.submit(record)
+        except DatabaseUnavailable:
+            services.database_lost()
+            await services.keep(record)
+            return _task_result(decision, f"{classification.outcome} (journaled)")
+        await services.standing.carry_out(letter, decision, self.job.server)
+        if isinstance(recorded, Recorded) and recorded.state is State.QUEUED and recorded.server:
+            services.publisher.pass_on(self._passed_to(letter, recorded.server))
+        return _task_result(decision, f"{classification.outcome} {_text(result)}".strip())
+
+    async def _decide(self, letter: Letter, claimed: Claimed, classification: Classification) -> Decision:
+        standing = self._services.standing
+        facts = await standing.facts(letter, claimed, self.job.server, classification)
+        return decide(classification, facts, self._services.delivery, standing.now(), random.random)
+
+    async def _report(self, probe: Probe, classification: Classification, reason: str) -> None:
+        self._is_reported = True
+        await self._services.standing.report(probe, classification, reason)
+
+    def _record(
+        self, claimed: Claimed, result: SmtpResult, classification: Classification, decision: Decision
+    ) -> Record:
+        return Record(
+            delivery_id=claimed.delivery_id,
+            fence=claimed.fence,
+            server=self.job.server,
+            owner=self._services.owner,
+            to=decision.to or State.PENDING,
+            to_server=decision.to_server,
+            wait_seconds=decision.wait_seconds,
+            deferral=decision.deferral,
+            from_committing=True,
+            outcome=classification.outcome,
+            phase=result.phase,
+            code=result.reply.code if result.reply else None,
+            enhanced=result.reply.enhanced if result.reply else None,
+            reply=_text(result),
+            started_seconds_ago=time.monotonic() - self._started,
+        )
+
+    async def _not_connected(self, letter: Letter, probe: Probe, result: SmtpResult) -> TaskResult | None:
+        if result.stop is Stop.SHUTDOWN:
+            return None
+        await self._report(probe, classify(result), _text(result))
+        return await self._step_aside(letter, _text(result))
+
+    async def _step_aside(self, letter: Letter, why: str) -> TaskResult:
+        """Give the mail, which was never claimed, to another server; where there is none, let it wait."""
+        other = self._services.standing.another(letter.stream, letter.sender, "", self.job.server)
+        wait_seconds = 0.0 if other else self._services.standing.rest_seconds(letter.stream)
+        moved = await self._services.group.submit(
+            Move(
+                delivery_id=self.job.delivery_id,
+                from_server=self.job.server,
+                to_server=other,
+                wait_seconds=wait_seconds,
+            )
+        )
+        if moved is not True:
+            return _ignored("not queued for this server any more")
+        if other is None:
+            return _retry(f"waits {wait_seconds:.0f} s: {why}")
+        self._services.publisher.pass_on(self._passed_to(letter, other))
+        return _retry(f"rerouted to {other}: {why}")
+
+    def _passed_to(self, letter: Letter, server: str) -> QueuedDelivery:
+        return QueuedDelivery(
+            delivery_id=self.job.delivery_id,
+            campaign_id=letter.campaign_id,
+            campaign_name=self.job.campaign,
+            stream=letter.stream,
+            server=server,
+        )
+
+
+def _stopped(stop: Stop, *, dot_sent: bool = False) -> SmtpResult:
+    phase = Phase.DOT if dot_sent else Phase.COMMIT
+    return SmtpResult(phase=phase, reply=None, fault=None, dot_sent=dot_sent, stop=stop)
+
+
+def _surprise(*, dot_sent: bool) -> SmtpResult:
+    phase = Phase.DOT if dot_sent else Phase.BODY
+    return SmtpResult(phase=phase, reply=None, fault=Fault.INTERNAL, dot_sent=dot_sent, stop=None)
+
+
+def _text(result: SmtpResult) -> str:
+    """What happened, fit for a log: redacted, one line."""
+    if result.reply is not None:
+        return redact(f"{result.reply.code} {result.reply.text}")
+    words = (str(result.phase), str(result.fault or result.stop or "no reply"), result.detail)
+    return redact(" ".join(word for word in words if word))
+
+
+def _ignored(text: str) -> TaskResult:
+    return TaskResult(state="IGNORED", result=text)
+
+
+def _retry(text: str) -> TaskResult:
+    return TaskResult(state="RETRY", result=text)
+
+
+def _task_result(decision: Decision, text: str) -> TaskResult:
+    match decision.task_state:
+        case "success":
+            return TaskResult(state="SUCCESS", result=text)
+        case "failure":
+            return TaskResult(state="FAILURE", result=text)
+        case "ignored":
+            return _ignored(text)
+        case _:
+            return _retry(f"{text}; to {decision.to_server}" if decision.to_server else text)

@@ -1,0 +1,176 @@
+"""One worker process at work: its attempts, and the loops that run beside them."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import secrets
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from celery import Celery
+
+from campaigns.database import create_database
+from campaigns.errors import CampaignsError, DatabaseUnavailable
+from campaigns.fleet import Fleet
+from campaigns.health import HealthBoard
+from campaigns.ledger import Ledger
+from campaigns.producer import Producer
+from campaigns.queues import TaskResult
+from campaigns.settings import Settings
+from campaigns.sweep import Sweeper
+from workers.attempt import Attempt, Job
+from workers.services import Services
+
+__all__ = ["Runtime"]
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+HEALTH_SECONDS = 0.25
+HEARTBEAT_SECONDS = 2.0
+PRODUCE_BUSY_SECONDS = 0.15
+PRODUCE_IDLE_SECONDS = 0.8
+SWEEP_SECONDS = 1.0
+
+
+class Runtime:
+    """Runs the deliveries of one process that reads the queues of `servers` (none: a control worker)."""
+
+    def __init__(self, settings: Settings, app: Celery, servers: Sequence[str]) -> None:
+        self.settings = settings
+        self.servers = tuple(servers)
+        self.owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        database = create_database(settings.database)
+        ledger = Ledger(database, shard=os.getpid() % 8)
+        fleet = Fleet(settings, ledger, HealthBoard(settings.state_url))
+        self.producer = Producer(ledger, app, settings, fleet)
+        self.sweeper = Sweeper(ledger, app, settings, fleet)
+        self.services = Services(settings, app, database, fleet, owner=self.owner)
+        self._running: set[Attempt] = set()
+        self._loops: list[asyncio.Task[None]] = []
+        self._stopping = False
+        self._sent = 0
+        self._outages_seen = 0
+
+    def __repr__(self) -> str:
+        return f"<Runtime {self.owner}: {len(self._running)} attempts, {self.services!r}>"
+
+    async def start(self) -> None:
+        """Wait for the database, take over abandoned journals, and start the loops."""
+        await self._wait_for_database()
+        await self._once(self._beat)
+        self._loops = [
+            asyncio.create_task(loop)
+            for loop in (
+                self.services.leases.run(),
+                self._every(HEALTH_SECONDS, self._look_at_health),
+                self._every(HEARTBEAT_SECONDS, self._beat),
+                self._produce(),
+                self._every(SWEEP_SECONDS, self._sweep),
+            )
+        ]
+
+    async def deliver(self, job: Job) -> TaskResult | None:
+        """One attempt of one delivery. None: the worker is stopping and the message should go back."""
+        if self._stopping:
+            return None
+        attempt = Attempt(job, self.services)
+        self._running.add(attempt)
+        try:
+            result = await attempt.run()
+        finally:
+            self._running.discard(attempt)
+        if result is not None and result.state == "SUCCESS":
+            self._sent += 1
+        return result
+
+    async def stop(self) -> None:
+        """Warm shutdown: what is before the dot is abandoned and free at once; what is after it gets its grace."""
+        self._stopping = True
+        for attempt in tuple(self._running):
+            attempt.stop()
+        await self._drain(self.settings.delivery.shutdown_seconds)
+        for attempt in tuple(self._running):
+            attempt.stop(even_at_the_dot=True)
+        await self._drain(5.0)
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        with contextlib.suppress(CampaignsError):
+            await asyncio.to_thread(self.services.ledger.forget_worker, self.owner)
+        await self.services.close()
+
+    async def produce(self) -> int:
+        """One turn of the producer; how many deliveries were published."""
+        return await asyncio.to_thread(self.producer.run_once)
+
+    async def sweep(self) -> None:
+        """One turn of the sweep."""
+        await asyncio.to_thread(self.sweeper.run_once)
+
+    async def _drain(self, seconds: float) -> None:
+        deadline = asyncio.get_running_loop().time() + seconds
+        while self._running and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.02)
+
+    async def _wait_for_database(self) -> None:
+        try:
+            await asyncio.to_thread(self.services.database.check)
+            await self.services.replay_journal()
+        except DatabaseUnavailable:
+            self.services.database_lost()
+            await self.services.database_ready()
+
+    async def _look_at_health(self) -> None:
+        await self.services.standing.refresh()
+        for pool in self.services.pools:
+            await pool.close_expired()
+
+    async def _beat(self) -> None:
+        sent, self._sent = self._sent, 0
+        await asyncio.to_thread(
+            self.services.ledger.heartbeat,
+            self.owner,
+            self.servers,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            sent_per_second=sent / HEARTBEAT_SECONDS,
+        )
+
+    async def _produce(self) -> None:
+        while True:
+            published = await self._once(self.produce)
+            pause_seconds = PRODUCE_BUSY_SECONDS if published else PRODUCE_IDLE_SECONDS
+            await asyncio.sleep(_jittered(pause_seconds))
+
+    async def _sweep(self) -> None:
+        """After an outage of the database the sweep waits a lease before it judges anybody's lease."""
+        if self.services.outages != self._outages_seen:
+            self._outages_seen = self.services.outages
+            self.sweeper.hold_judgement(self.settings.delivery.lease_seconds)
+        await self.sweep()
+
+    async def _every(self, seconds: float, step: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            await asyncio.sleep(_jittered(seconds))
+            await self._once(step)
+
+    async def _once(self, step: Callable[[], Awaitable[T]]) -> T | None:
+        """Run a step of a loop. An outage is waited out, a surprise is logged, and the loop goes on."""
+        try:
+            return await step()
+        except DatabaseUnavailable:
+            self.services.database_lost()
+            await self.services.database_ready()
+        except Exception:
+            log.exception("a background step failed; it is tried again", extra={"step": step.__name__})
+            await asyncio.sleep(1.0)
+        return None
+
+
+def _jittered(seconds: float) -> float:
+    return seconds * random.uniform(0.8, 1.2)  # noqa: S311 - jitter, not a secret

@@ -1,0 +1,147 @@
+"""How the servers stand, asked from coroutines: what may block goes to a thread, what is known does not."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Set
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+from campaigns.classifier import Classification, Outcome
+from campaigns.decision import Decision, Facts
+from campaigns.errors import DatabaseUnavailable
+from campaigns.fleet import Fleet
+from campaigns.health import Change, Probe
+from campaigns.ledger import Claimed
+from workers.letters import Letter
+
+__all__ = ["Standing"]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+SAYS_NOTHING = frozenset({Outcome.STOPPED, Outcome.UNCERTAIN})
+"""Outcomes that tell neither for nor against the server."""
+
+
+class Standing:
+    """A Fleet for the attempts of one event loop."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="standing")
+
+    def __repr__(self) -> str:
+        return f"<Standing of {self._fleet!r}>"
+
+    async def admits(self, server: str) -> Probe | None:
+        """Leave to hand the server one mail; None: not now. Give a probe back with `report` or `release`."""
+        admitted = self._fleet.admits(server)
+        if admitted is not None:
+            return Probe(server=server) if admitted else None
+        return await self._in_thread(partial(self._fleet.board.may_probe, server))
+
+    async def report(self, probe: Probe, classification: Classification, reason: str) -> None:
+        """What the attempt says of the server. A breaker that opens is told to the sweep by the board."""
+        server = probe.server
+        if not classification.counts_against_server:
+            if classification.outcome in SAYS_NOTHING:
+                await self.release(probe)
+                return
+            if not probe.token and self._fleet.is_pristine(server):
+                return
+        change = await self._in_thread(partial(self._report, server, classification, reason))
+        if change is not None:
+            log.warning(
+                "a server's breaker changed",
+                extra={"server": server, "from": str(change.before), "to": str(change.after), "reason": reason},
+            )
+
+    async def release(self, probe: Probe) -> None:
+        if probe.token:
+            await self._in_thread(partial(self._fleet.board.release, probe))
+
+    def another(self, stream: str, sender: str, domain: str, server: str) -> str | None:
+        """The best other server that may take such mail now."""
+        usable = self._fleet.usable(stream, sender, domain, without=server)
+        return usable[0] if usable else None
+
+    def rest_seconds(self, stream: str) -> float:
+        return self._fleet.rest_seconds(stream)
+
+    async def facts(
+        self, letter: Letter, claimed: Claimed, server: str, classification: Classification
+    ) -> Facts:
+        """All that `decide` looks at; of earlier policy refusals nothing is known while the database is away."""
+        fleet = self._fleet
+        refusers, refused_domains = await self._policy_refusals(claimed, classification)
+        return Facts(
+            server=server,
+            route=tuple(one.name for one in fleet.settings.route(letter.stream)),
+            usable_servers=fleet.usable(letter.stream, letter.sender, claimed.domain, without=server),
+            deferrals=claimed.deferrals,
+            attempts=claimed.fence,
+            first_attempt_at=claimed.first_attempt_at,
+            tried_by_policy=refusers,
+            blocked=fleet.blocked(letter.stream, letter.sender, claimed.domain),
+            policy_domains=refused_domains,
+            sender=letter.sender,
+            domain=claimed.domain,
+        )
+
+    async def _policy_refusals(
+        self, claimed: Claimed, classification: Classification
+    ) -> tuple[frozenset[str], Mapping[str, Set[str]]]:
+        if classification.outcome is not Outcome.POLICY:
+            return frozenset(), {}
+        ledger = self._fleet.ledger
+        try:
+            refusers = await self._in_thread(partial(ledger.policy_refusers, claimed.delivery_id))
+            domains = await self._in_thread(partial(ledger.policy_refusals, claimed.campaign_id))
+        except DatabaseUnavailable:
+            return frozenset(), {}
+        return frozenset(refusers), domains
+
+    async def carry_out(self, letter: Letter, decision: Decision, server: str) -> None:
+        """What a decision means for others than its delivery: a full server, a block, a pause."""
+        if decision.full_seconds is not None:
+            await self._in_thread(partial(self._fleet.board.set_full_for, server, decision.full_seconds))
+        if decision.block is not None or decision.pause_reason is not None:
+            try:
+                await self._in_thread(partial(self._write_down, letter, decision))
+            except DatabaseUnavailable:
+                log.warning("a block could not be written down; the next refusal tries again")
+
+    async def refresh(self) -> None:
+        await self._in_thread(self._fleet.refresh)
+
+    def now(self) -> float:
+        return self._fleet.now()
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        self._fleet.board.close()
+
+    def _report(self, server: str, classification: Classification, reason: str) -> Change | None:
+        try:
+            return self._fleet.report(server, classification, reason)
+        except DatabaseUnavailable:
+            log.warning("a change of a server's breaker could not be written down", extra={"server": server})
+            return None
+
+    def _write_down(self, letter: Letter, decision: Decision) -> None:
+        ledger = self._fleet.ledger
+        if (block := decision.block) is not None:
+            ledger.add_block(
+                server=block.server,
+                sender=block.sender,
+                domain=block.domain,
+                seconds=None if block.until is None else block.until - self._fleet.now(),
+                reason=block.reason,
+            )
+        if decision.pause_reason is not None:
+            ledger.pause_by_policy(letter.campaign_id, decision.pause_reason)
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
