@@ -38,8 +38,7 @@ _STRING_METHODS = frozenset(
     or name in ("capitalize", "count", "lower", "removeprefix", "removesuffix", "title", "upper")
 )
 _LOOP = frozenset(
-    ["index", "index0", "revindex", "revindex0", "first", "last", "length", "cycle", "depth", "depth0"]
-    + ["previtem", "nextitem", "changed"]
+    ("index", "index0", "revindex", "revindex0", "first", "last", "length", "cycle", "previtem", "nextitem")
 )
 _MAPPING = frozenset(["get", "items", "keys", "values"])
 _SEQUENCE = frozenset(["count", "index"])

@@ -55,13 +55,14 @@ class Template:
 
     def missing(self, columns: Iterable[str], defaults: Iterable[str] = ()) -> list[str]:
         """Return the variables for which there is neither a column nor a default, sorted."""
+        columns, defaults = tuple(columns), tuple(defaults)
         exact = {*columns, *defaults, *_ALWAYS}
-        names = exact | _aliases(tuple(columns)).keys()
+        names = exact | _aliases(tuple(columns)).keys() | _aliases(tuple(defaults)).keys()
         return sorted((self.names - names) | (self.columns - exact))
 
     def check(self, columns: Iterable[str], defaults: Iterable[str] = ()) -> None:
         """Raise TemplateError for the first missing variable, with what there is instead."""
-        columns = tuple(columns)
+        columns, defaults = tuple(columns), tuple(defaults)
         for name in self.missing(columns, defaults):
             raise TemplateError(_no_such_column(self.part, name, columns))
 
@@ -118,9 +119,14 @@ def merge_values(
     email: str, fields: Mapping[str, object], defaults: Mapping[str, object]
 ) -> dict[str, object]:
     """Return all that templates can name for one recipient; an empty value is not replaced by a default."""
-    merged = {**defaults, **fields}
-    aliases = {alias: merged[column] for alias, column in _aliases(tuple(merged)).items()}
-    return {**aliases, **merged, "email": email, "fields": {**merged, "email": email}}
+    columns = {**defaults, **fields, "email": email}
+    names = {**_with_aliases(defaults), **_with_aliases(fields)}
+    return {**names, "email": email, "fields": columns}
+
+
+def _with_aliases(values: Mapping[str, object]) -> dict[str, object]:
+    aliases = _aliases(tuple(values))
+    return {**{alias: values[column] for alias, column in aliases.items()}, **values}
 
 
 def _columns(tree: nodes.Template) -> Iterable[str]:
