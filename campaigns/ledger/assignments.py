@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, TextClause
 
 from campaigns.database import database_clock
 from campaigns.ledger.batch import again_after_conflict
@@ -42,6 +42,10 @@ SELECT d.id, d.campaign_id, c.name, c.stream, d.server
  WHERE d.state = 'queued' AND c.status = 'running' {where} LIMIT :limit
 """
 _NAMES = "SELECT id, name, stream FROM campaign WHERE id {ids}"
+_POSTPONE = """
+UPDATE delivery SET next_attempt_at = {clock} + CAST(:seconds AS double precision)
+ WHERE id {ids} AND state = 'pending' AND next_attempt_at <= {clock}
+"""
 _TOUCH = "UPDATE delivery SET queued_at = {clock} WHERE id {ids} AND state = 'queued'"
 
 
@@ -128,7 +132,7 @@ class Assignments(LedgerPart):
     def queued_counts(self) -> dict[str, int]:
         """How many deliveries of running campaigns are queued, by server."""
         with self.database.read() as connection:
-            return dict(connection.execute(statement(_QUEUED_COUNTS)).tuples())
+            return dict(connection.execute(statement(_QUEUED_COUNTS)).tuples().all())
 
     def stale_queued(
         self, server: str, older_than_seconds: float, limit: int = CHUNK
@@ -161,13 +165,21 @@ class Assignments(LedgerPart):
         """Their wait begins anew, as they are published again; how many are still queued."""
         dialect = self.database.dialect
         sql = statement(_TOUCH.format(clock=database_clock(dialect), ids=ids_in(dialect)))
-        touched = 0
-        ordered = sorted(ids)
+        return self._in_chunks_of_ids(sql, ids)
+
+    def postpone(self, ids: Sequence[int], seconds: float) -> int:
+        """Due deliveries that no server may take now wait so long, and stand in nobody's way; how many."""
+        dialect = self.database.dialect
+        sql = statement(_POSTPONE.format(clock=database_clock(dialect), ids=ids_in(dialect)))
+        return self._in_chunks_of_ids(sql, ids, seconds=seconds)
+
+    def _in_chunks_of_ids(self, sql: TextClause, ids: Sequence[int], **parameters: object) -> int:
+        ordered, changed = sorted(ids), 0
         for start in range(0, len(ordered), CHUNK):
-            parameters = {"ids": ids_parameter(dialect, ordered[start : start + CHUNK])}
+            chunk = ids_parameter(self.database.dialect, ordered[start : start + CHUNK])
             with self.database.write() as connection:
-                touched += connection.execute(sql, parameters).rowcount
-        return touched
+                changed += connection.execute(sql, {"ids": chunk, **parameters}).rowcount
+        return changed
 
     def reroute_queued(
         self, from_server: str, to: Mapping[str, float], limit: int = CHUNK, *, stream: str | None = None

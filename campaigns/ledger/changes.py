@@ -95,6 +95,10 @@ class LedgerPart:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} on {self.database!r}, shard {self.shard}>"
 
+    def now(self) -> float:
+        """The database's time, seconds since the epoch."""
+        return self.database.now()
+
     def _clock(self, connection: Connection) -> float:
         return self.database.clock(connection)
 

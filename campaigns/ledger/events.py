@@ -20,7 +20,7 @@ SELECT id, at, server, campaign, kind, from_state, to_state, reason FROM event
 """
 _BLOCK = """
 INSERT INTO block (server, sender, domain, until, reason, created_at)
-VALUES (:server, :sender, :domain, {clock} + CAST(:seconds AS double precision), :reason, {clock})
+VALUES (:server, :sender, :domain, :until, :reason, {clock})
 """
 _BLOCKS = """
 SELECT id, server, sender, domain, until, reason, created_at FROM block
@@ -29,6 +29,10 @@ SELECT id, server, sender, domain, until, reason, created_at FROM block
 _REFUSALS = """
 SELECT DISTINCT a.server, r.domain FROM attempt AS a JOIN recipient AS r ON r.id = a.delivery_id
  WHERE a.campaign_id = :campaign_id AND a.outcome = 'policy'
+"""
+_REFUSERS = """
+SELECT DISTINCT a.server FROM attempt AS a JOIN delivery AS d ON d.id = a.delivery_id
+ WHERE a.delivery_id = :delivery_id AND a.outcome = 'policy' AND a.finished_at >= d.first_attempt_at
 """
 
 
@@ -108,11 +112,11 @@ class Events(LedgerPart):
         *,
         sender: str | None = None,
         domain: str | None = None,
-        seconds: float | None = None,
+        until: float | None = None,
         reason: str,
     ) -> None:
-        """Take a server off a sender or a recipient domain, for so many seconds (None: for good)."""
-        values = {"server": server, "sender": sender, "domain": domain, "seconds": seconds}
+        """Take a server off a sender or a recipient domain until then (epoch seconds; None: for good)."""
+        values = {"server": server, "sender": sender, "domain": domain, "until": until}
         with self.database.write() as connection:
             sql = statement(_BLOCK.format(clock=self._clock_sql))
             connection.execute(sql, values | {"reason": clean(reason)})
@@ -136,3 +140,9 @@ class Events(LedgerPart):
             for server, domain in connection.execute(statement(_REFUSALS), {"campaign_id": campaign_id}):
                 found.setdefault(server, set()).add(domain)
         return {server: frozenset(domains) for server, domains in found.items()}
+
+    def policy_refusers(self, delivery_id: int) -> frozenset[str]:
+        """The servers through which this delivery was refused for policy since it was last made new."""
+        with self.database.read() as connection:
+            found = connection.execute(statement(_REFUSERS), {"delivery_id": delivery_id})
+            return frozenset(found.scalars())
