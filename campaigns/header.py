@@ -175,9 +175,7 @@ def _uri(text: str) -> str:
         text = f"mailto:{text}"
     uri = quote(text, safe="%!#$&'()*+,/:;=?@[]~-._")
     if not _URI.fullmatch(uri) or " " in text or len(uri) > _LONGEST_LINE - 10:
-        raise MessageError(
-            "The List-Unsubscribe header needs an https: or mailto: address without blanks."
-        )
+        raise MessageError("The List-Unsubscribe header needs an https: or mailto: address without blanks.")
     return uri
 
 

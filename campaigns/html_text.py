@@ -14,8 +14,6 @@ from campaigns.template import Template
 __all__ = ["TextPart", "text_from_html", "text_part"]
 
 _CONFIG = ParserConfig(css=RELAXED_CSS_PROFILE, display_links=True)
-_BLANK_LINES = re.compile(r"\n{3,}")
-_LINE_ENDS = re.compile(r"[ \t]+$", re.MULTILINE)
 # What means something else in HTML than in text, so that the text cannot be made from the template.
 _HTML_ONLY = re.compile(r"\|\s*(?:safe|e|escape|forceescape|tojson|striptags)\b")
 
@@ -49,8 +47,11 @@ def text_from_html(html: str) -> str:
 
 
 def _tidy(text: str) -> str:
-    text = _LINE_ENDS.sub("", text)
-    return _BLANK_LINES.sub("\n\n", text).strip("\n") + "\n"
+    if " \n" in text or "\t\n" in text:
+        text = "\n".join(map(str.rstrip, text.split("\n")))
+    while "\n\n\n" in text:
+        text = text.replace("\n\n\n", "\n\n")
+    return text.strip("\n") + "\n"
 
 
 def text_part(html_source: str) -> TextPart:

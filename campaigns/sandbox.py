@@ -356,4 +356,3 @@ def _texts(node: nodes.Node) -> Iterator[nodes.TemplateData]:
     if isinstance(node, nodes.TemplateData):
         yield node
     yield from node.find_all(nodes.TemplateData)
-
