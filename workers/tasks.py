@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from celery import Celery
 from celery.exceptions import Reject
 
+from campaigns.errors import BrokerUnavailable
 from campaigns.queues import DELIVER_TASK, PRODUCE_TASK, SWEEP_TASK, TaskResult, check_broker, queue_name
 from campaigns.settings import Settings
 from workers.asyncio_pool import on_loop_start, on_loop_stop
@@ -33,7 +34,10 @@ class _Workplace:
         return self._runtime
 
     async def start(self) -> None:
-        await asyncio.to_thread(check_broker, self._settings)
+        try:
+            await asyncio.to_thread(check_broker, self._settings)
+        except BrokerUnavailable as error:
+            log.warning("the broker is away; the worker waits for it", extra={"reason": str(error)})
         self._runtime = Runtime(self._settings, self._app, self._servers())
         await self._runtime.start()
 

@@ -51,11 +51,13 @@ connections = {connections}
 BODY = "Dear {{ name }},\n\n" + "this is a line of the letter that everybody gets once.\n" * 20
 
 
-def eventually(question: Callable[[], object], *, seconds: float = 30.0, what: str = "") -> None:
+def eventually(question: Callable[[], object], *, seconds: float = 30.0, what: Callable[[], str] | str = "") -> None:
     """Ask until the answer is true. Raises AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
     while not question():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what or question}"
+        assert time.monotonic() < deadline, (
+            f"not within {seconds} s: {what() if callable(what) else what or question}"
+        )
         time.sleep(0.05)
 
 
@@ -128,7 +130,7 @@ class Place:
         self.wait_for_workers(2)
 
     def wait_for_workers(self, count: int) -> None:
-        eventually(lambda: len(self.ledger.live_workers(10)) >= count, what=f"{count} workers\n{self.logs()}")
+        eventually(lambda: len(self.ledger.live_workers(10)) >= count, what=lambda: f"{count} workers\n{self.logs()}")
 
     def kill(self, worker: subprocess.Popen[bytes], number: int = signal.SIGKILL) -> None:
         if worker.poll() is None:
@@ -173,7 +175,7 @@ class Place:
         eventually(
             lambda: self.counts(name).status is Status.FINISHED,
             seconds=seconds,
-            what=f"{name} finished: {self.counts(name)}\n{self.logs()}",
+            what=lambda: f"{name} finished: {self.counts(name)}\n{self.logs()}",
         )
         return self.counts(name)
 
