@@ -71,10 +71,11 @@ def check_broker(settings: Settings) -> Finding:
 
 def _connect_amqp(url: str) -> None:
     connection = Connection(url, connect_timeout=TIMEOUT_SECONDS)
+    outages: tuple[type[BaseException], ...] = (OSError, *connection.connection_errors)
     try:
         with connection:
             connection.connect()
-    except (OSError, *connection.connection_errors) as error:
+    except outages as error:
         cause = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BrokerUnavailable(f"the broker cannot be reached: {cause}") from error
 

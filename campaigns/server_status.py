@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from campaigns.health import ServerHealth
 from campaigns.routing import evened, usable
 from campaigns.settings import DEFAULT_STREAM, Server, Settings
+
+UNKNOWN = "not known now: the broker is not there"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +43,22 @@ class ServerStatus:
 
 
 def server_statuses(
-    settings: Settings, health: Mapping[str, ServerHealth], readers: Collection[str], now: float
+    settings: Settings,
+    health: Mapping[str, ServerHealth],
+    readers: Collection[str],
+    now: float,
+    *,
+    is_known: bool = True,
 ) -> list[ServerStatus]:
-    """All configured servers in their order. `readers` are the names that a live worker serves. Pure."""
+    """All configured servers in their order. `readers` are the names that a live worker serves. Pure.
+
+    `is_known` is False while the health board is away: then each server says so.
+    """
     route = settings.route(DEFAULT_STREAM)
     able = usable(route, health=health, readers=readers, now=now)
     weights = evened({server.name: float(server.weight) for server in route if server.name in able})
     total = sum(weights.values())
-    return [
+    statuses = [
         _status(
             server,
             health.get(server.name),
@@ -57,6 +67,7 @@ def server_statuses(
         )
         for server in settings.servers
     ]
+    return statuses if is_known else [replace(status, reason=UNKNOWN) for status in statuses]
 
 
 def _status(server: Server, health: ServerHealth | None, has_worker: bool, share: float) -> ServerStatus:

@@ -1,0 +1,199 @@
+"""A campaign: created, given recipients, sent, followed, and steered while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from campaigns.errors import TransitionRefused
+from campaigns.ledger import DeliveryRecord
+from campaigns.progress import Progress, ServerProgress
+from campaigns.recipients import RecipientList
+from campaigns.settings import DEFAULT_STREAM
+from campaigns.states import State, Status
+from campaigns.units import Rate
+from campaigns.watch import View, watch
+
+if TYPE_CHECKING:
+    from campaigns.client import Client
+
+Delivery = DeliveryRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryReport:
+    """How many are tried again; how many were left because a server may still answer for them."""
+
+    count: int
+    too_young: int = 0
+
+
+class Campaign:
+    """One campaign by its name. Holds nothing: every call asks the ledger, so it may be used from threads."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        self._client = client
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<Campaign {self.name}>"
+
+    @classmethod
+    def create(  # noqa: PLR0913 - what a campaign is made of, by keyword
+        cls,
+        name: str,
+        *,
+        sender: str,
+        subject: str,
+        html: Path | str | None = None,
+        text: Path | str | None = None,
+        reply_to: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        list_unsubscribe: str | None = None,
+        defaults: Mapping[str, Any] | None = None,
+        stream: str = DEFAULT_STREAM,
+        rate: Rate | str | None = None,
+        client: Client | None = None,
+    ) -> Campaign:
+        """A new campaign, a draft until it is sent.
+
+        `sender`: "News <news@example.com>". `subject`, `html`, `text`, `list_unsubscribe` and the values of
+        `headers` are templates (Jinja2); a Path is a file, a str the text itself. `defaults` are values of
+        merge fields that the list has no column for. `rate`: "200/s", "600/m", "1000/h".
+        Raises CampaignExists, TemplateError, MessageError, UnknownStream.
+        """
+        return (client or default_client()).create_campaign(
+            name,
+            sender=sender,
+            subject=subject,
+            html=html,
+            text=text,
+            reply_to=reply_to,
+            headers=headers,
+            list_unsubscribe=list_unsubscribe,
+            defaults=defaults,
+            stream=stream,
+            rate=rate,
+        )
+
+    @classmethod
+    def get(cls, name: str, client: Client | None = None) -> Campaign:
+        """The campaign of that name. Raises UnknownCampaign."""
+        return (client or default_client()).campaign(name)
+
+    @property
+    def recipients(self) -> RecipientList:
+        """Add people with `.add_csv(path)` and `.add(iterable)`."""
+        return RecipientList(self._client, self.name)
+
+    def send(self, at: datetime | None = None) -> bool:
+        """Let the workers send it, now or at a time with a zone. Returns at once, when that is committed.
+
+        True if the workers were told; False if the broker is not there: they find it when it is back.
+        Raises TransitionRefused.
+        """
+        if at is not None and at.tzinfo is None:
+            raise TransitionRefused("the time has no zone; give an aware datetime")
+        before = self._status
+        after = self._client.ledger.send(self.name, None if at is None else at.timestamp()).status
+        self._note(before, after)
+        return self._client.nudge()
+
+    def pause(self) -> None:
+        """Nothing more is sent until `resume`, not even what is queued. Raises TransitionRefused."""
+        before = self._status
+        self._note(before, self._client.ledger.pause(self.name).status)
+
+    def resume(self) -> None:
+        """Go on. Raises TransitionRefused."""
+        before = self._status
+        after = self._client.ledger.resume(self.name)
+        self._note(before, after.status)
+        self._client.publish_again(after.id)
+
+    def cancel(self) -> None:
+        """Send nothing more of it, for good. Raises TransitionRefused."""
+        before = self._status
+        self._client.ledger.cancel(self.name)
+        self._note(before, Status.CANCELLED)
+
+    def retry(self, state: State | str = State.FAILED) -> RetryReport:
+        """Try those who failed, or are uncertain, again. The uncertain may get a second mail.
+
+        An uncertain one is left alone until its server can no longer answer; if that holds for all of them,
+        TransitionRefused says so.
+        """
+        delivery = self._client.settings.delivery
+        wait_seconds = delivery.dot_seconds + delivery.lease_seconds
+        before = self._status
+        retried = self._client.ledger.retry(self.name, state, wait_seconds)
+        if retried.left and not retried.moved:
+            raise TransitionRefused(
+                f"{self.name}: a server may still answer for all {retried.left:,} that are uncertain;"
+                f" try again in {wait_seconds / 60:.0f} minutes"
+            )
+        self._note(before, self._status)
+        self._client.nudge()
+        return RetryReport(count=retried.moved, too_young=retried.left)
+
+    def status(self) -> Progress:
+        """Where it stands, at one moment."""
+        counts = self._client.ledger.counts(self.name)
+        configured = {server.name: ServerProgress() for server in self._client.settings.servers}
+        found = {
+            name: ServerProgress(sent=one.sent, rerouted=one.rerouted) for name, one in counts.servers.items()
+        }
+        running = counts.status is Status.RUNNING
+        return Progress(
+            name=counts.name,
+            status=counts.status,
+            reason=counts.reason,
+            total=counts.total,
+            counts=counts.states,
+            servers={**configured, **found},
+            rate_per_second=self._client.rate_per_second(self.name) if running else 0.0,
+        )
+
+    def watch(self, file: TextIO | None = None) -> Progress:
+        """Show progress, rate, time left and the servers until it is finished or cancelled.
+
+        Live on a terminal, a line every few seconds elsewhere. Returns the last progress.
+        """
+        return watch(self._view, file=file)
+
+    def deliveries(self, state: State | str | None = None) -> Iterator[Delivery]:
+        """The recipients and what became of them, read in pages; all, or those in one state.
+
+        Raises ValueError for a state that there is not.
+        """
+        wanted = None if state is None else State(state)
+        self._client.ledger.campaign(self.name)
+        return self._client.ledger.deliveries(self.name, wanted)
+
+    @property
+    def _status(self) -> Status:
+        return self._client.ledger.campaign(self.name).status
+
+    def _note(self, before: Status, after: Status) -> None:
+        if before is not after:
+            self._client.ledger.record_event(
+                "campaign", campaign=self.name, from_state=before, to_state=after, reason="asked for"
+            )
+
+    def _view(self) -> View:
+        progress = self.status()
+        missing = self._client.servers_without_worker() if progress.status is Status.RUNNING else ()
+        note = ""
+        if missing and len(missing) == len(self._client.settings.servers):
+            note = "no worker is running: start `campaigns up`"
+        return View(progress=progress, servers=self._client.servers(), note=note)
+
+
+def default_client() -> Client:
+    """The client that is used where none is given."""
+    from campaigns.client import default_client as shared  # noqa: PLC0415 - the two know each other
+
+    return shared()

@@ -1,0 +1,95 @@
+"""`campaigns recipients`: who is in a campaign, and what became of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterable
+
+import click
+
+from campaigns.campaign import Delivery
+from campaigns.cli.output import iso, local_time, print_table
+from campaigns.client import Client
+from campaigns.settings import load_settings
+from campaigns.states import State
+
+COLUMNS = ("email", "state", "server", "reply", "deferrals", "updated_at")
+_TABLE_ROWS = 1000
+# A spreadsheet runs a cell that begins with one of these; replies are written by strangers.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+@click.command()
+@click.argument("name")
+@click.option(
+    "--state", type=click.Choice([str(state) for state in State]), help="Those in this state alone."
+)
+@click.option(
+    "--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True
+)
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+def recipients(name: str, state: str | None, form: str, as_json: bool) -> None:
+    """List the recipients of a campaign with their state, server and the last reply.
+
+    \b
+    campaigns recipients spring --state failed
+    campaigns recipients spring --format csv > spring.csv
+    """
+    with Client(load_settings()) as client:
+        deliveries = client.campaign(name).deliveries(state=state)
+        if as_json or form == "json":
+            _print_json(deliveries)
+        elif form == "csv":
+            _print_csv(deliveries)
+        else:
+            _print_table(deliveries)
+
+
+def _print_json(deliveries: Iterable[Delivery]) -> None:
+    """One list, written as it is read: a million recipients need no memory."""
+    separator = "[\n"
+    for delivery in deliveries:
+        click.echo(separator + json.dumps(_row(delivery)), nl=False)
+        separator = ",\n"
+    click.echo("[]" if separator == "[\n" else "\n]")
+
+
+def _print_csv(deliveries: Iterable[Delivery]) -> None:
+    writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for delivery in deliveries:
+        writer.writerow({key: _cell(value) for key, value in _row(delivery).items()})
+
+
+def _print_table(deliveries: Iterable[Delivery]) -> None:
+    """In pages of a thousand, each with its header, so that it begins at once."""
+    rows: list[tuple[object, ...]] = []
+    empty = "Nobody."
+    for delivery in deliveries:
+        reply, updated = delivery.reply, local_time(delivery.updated_at)
+        rows.append((delivery.email, delivery.state, delivery.server, delivery.deferrals, updated, reply))
+        if len(rows) == _TABLE_ROWS:
+            print_table(_HEADER, rows, empty="")
+            rows, empty = [], ""
+    if rows or empty:
+        print_table(_HEADER, rows, empty=empty)
+
+
+_HEADER = ("email", "state", "server", "tries>", "updated", "reply")
+
+
+def _row(delivery: Delivery) -> dict[str, object]:
+    return {
+        "email": delivery.email,
+        "state": str(delivery.state),
+        "server": delivery.server,
+        "reply": delivery.reply,
+        "deferrals": delivery.deferrals,
+        "updated_at": iso(delivery.updated_at),
+    }
+
+
+def _cell(value: object) -> object:
+    return "'" + value if isinstance(value, str) and value.startswith(_FORMULA) else value

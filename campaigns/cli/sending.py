@@ -1,0 +1,156 @@
+"""`campaigns send`: create, import, send; taken up again where it was interrupted."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import click
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from campaigns.cli.output import console, counted, json_option, local_time, note, print_json
+from campaigns.cli.status import watch_campaign
+from campaigns.client import Client
+from campaigns.recipients import ImportReport
+from campaigns.settings import DEFAULT_STREAM, load_settings
+from campaigns.states import Status
+from campaigns.units import Rate
+
+_FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+
+
+def _when(_context: click.Context, _parameter: click.Parameter, value: str | None) -> datetime | None:
+    if value is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        raise click.BadParameter(
+            f"{value!r} is not an ISO 8601 time such as 2026-05-01T09:00:00+02:00"
+        ) from None
+    if moment.tzinfo is None:
+        raise click.BadParameter(f"{value!r} has no zone; write 2026-05-01T09:00:00+02:00, or Z for UTC")
+    return moment
+
+
+def _rate(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Rate | None:
+    if value is None:
+        return None
+    try:
+        return Rate.parse(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@click.command()
+@click.argument("name")
+@click.option("--from", "sender", required=True, metavar="ADDR", help='Such as "News <news@example.com>".')
+@click.option("--subject", required=True, help="May hold merge fields: Hi {{ first_name }}.")
+@click.option("--html", type=_FILE, help="The HTML part, a Jinja2 template. Without it, --text is needed.")
+@click.option("--text", type=_FILE, help="The plain text part; made of the HTML if left out.")
+@click.option(
+    "--recipients",
+    required=True,
+    type=_FILE,
+    metavar="CSV",
+    help="With a header; one column is called email.",
+)
+@click.option("--stream", default=DEFAULT_STREAM, show_default=True, help="Which servers, in which order.")
+@click.option("--at", callback=_when, metavar="TIME", help="Not before, ISO 8601 with zone.")
+@click.option("--rate", callback=_rate, metavar="N/s|N/m|N/h", help="At most.")
+@click.option("--watch", is_flag=True, help="Stay, and show how far it has come.")
+@json_option
+def send(  # noqa: PLR0913, PLR0917 - the options of the command
+    name: str,
+    sender: str,
+    subject: str,
+    html: Path | None,
+    text: Path | None,
+    recipients: Path,
+    stream: str,
+    at: datetime | None,
+    rate: Rate | None,
+    watch: bool,
+    as_json: bool,
+) -> None:
+    """Send the campaign NAME to everybody in a CSV file.
+
+    Returns when it is committed; the workers (`campaigns up`) do the rest. Columns of the file are merge
+    fields. Rejected lines are listed in a file and stop nothing. If it is interrupted while it imports, the
+    same command goes on where it was.
+
+    \b
+    campaigns send spring --from "News <news@example.com>" \\
+        --subject "Hi {{ first_name }}" --html spring.html --recipients list.csv --watch
+    campaigns send june --from news@example.com --subject News --text june.txt \\
+        --recipients list.csv --at 2026-06-01T09:00:00+02:00 --rate 500/m
+    """
+    if html is None and text is None:
+        raise click.UsageError("Give --html, or --text, or both.")
+    with Client(load_settings()) as client:
+        campaign = client.create_or_resume(
+            name,
+            sender=sender,
+            subject=subject,
+            html=html,
+            text=text,
+            stream=stream,
+            rate=rate,
+            recipients=recipients,
+        )
+        report = _import(client, name, recipients)
+        told = campaign.send(at=at)
+        status = campaign.status().status
+        if as_json:
+            print_json({"name": name, "status": str(status), **report.to_dict()})
+        else:
+            _print_report(name, report)
+            click.echo(_sent_text(name, status, at))
+        _say_who_is_missing(client, told)
+        if watch:
+            watch_campaign(client, name, file=sys.stderr if as_json else sys.stdout)
+
+
+def _import(client: Client, name: str, file: Path) -> ImportReport:
+    """With a progress bar, on a terminal."""
+    recipients = client.campaign(name).recipients
+    screen = console(stderr=True)
+    if not screen.is_terminal:
+        return recipients.add_csv(file)
+    columns = (
+        TextColumn("importing"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[done]:,} lines"),
+    )
+    with Progress(*columns, TimeRemainingColumn(), console=screen, transient=True) as progress:
+        task = progress.add_task("import", total=1.0, done=0)
+        return recipients.add_csv(
+            file, on_progress=lambda done, part: progress.update(task, completed=part, done=done)
+        )
+
+
+def _print_report(name: str, report: ImportReport) -> None:
+    parts = [f"{report.duplicate:,} duplicate", f"{report.rejected:,} rejected"]
+    if report.suppressed:
+        parts.append(f"{report.suppressed:,} of them suppressed")
+    click.echo(f"{name}: {counted(report.added, 'recipient')} added, {', '.join(parts)}.")
+    if report.rejected_file is not None:
+        click.echo(f"The rejected lines and why: {report.rejected_file}")
+
+
+def _sent_text(name: str, status: Status, at: datetime | None) -> str:
+    if status is Status.SCHEDULED and at is not None:
+        return f"It starts at {local_time(at.timestamp())}. Call it off with `campaigns cancel {name}`."
+    return f"It is {status}. Follow it with `campaigns watch {name}`."
+
+
+def _say_who_is_missing(client: Client, told: bool) -> None:
+    missing = client.servers_without_worker()
+    if len(missing) == len(client.settings.servers):
+        note("note: no worker is running; the mail goes out when one is (`campaigns up`).")
+    elif missing:
+        note(f"note: nobody works for {', '.join(missing)}; the other servers carry its mail.")
+    if not told:
+        note("note: the broker is not there; the mail goes out when it is back.")

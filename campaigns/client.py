@@ -1,0 +1,341 @@
+"""The way in: one client for one configuration, to be used from any number of threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from campaigns.campaign import Campaign
+from campaigns.csv_file import read_csv
+from campaigns.database import Database, create_database
+from campaigns.errors import (
+    BrokerError,
+    CampaignExists,
+    CampaignsError,
+    DatabaseError,
+    InvalidRecipients,
+    UnknownCampaign,
+)
+from campaigns.events import Event
+from campaigns.health import HealthBoard
+from campaigns.ledger import CampaignRecord, Import, Ledger
+from campaigns.message import CampaignContent, CompiledMessage, compile_campaign
+from campaigns.pace import rates_per_second
+from campaigns.server_status import ServerStatus, server_statuses
+from campaigns.settings import DEFAULT_STREAM, Settings, load_settings
+from campaigns.states import Status
+from campaigns.suppressions import Suppressions
+from campaigns.units import Rate
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+WORKER_SECONDS = 15.0
+"""A worker that was not seen for so long is gone."""
+_LONGEST_NAME = 100
+_PAGE = 1000
+
+
+class Client:
+    """Campaigns, servers, events and suppressions of one configuration.
+
+    Opens the database when it is first needed. Use it as a context manager, or close it.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._lock = threading.RLock()
+        self._ledger: Ledger | None = None
+        self._database: Database | None = None
+
+    def __repr__(self) -> str:
+        return f"<Client of {self.settings.config_file or self.settings.directory}>"
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close connections. Campaigns go on; the client may be used again."""
+        with self._lock:
+            if self._database is not None:
+                self._database.close()
+            if "_board" in self.__dict__:
+                self._board.close()
+            self._database = self._ledger = None
+
+    # ---- campaigns
+
+    def create_campaign(  # noqa: PLR0913 - what a campaign is made of, by keyword
+        self,
+        name: str,
+        *,
+        sender: str,
+        subject: str,
+        html: Path | str | None = None,
+        text: Path | str | None = None,
+        reply_to: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        list_unsubscribe: str | None = None,
+        defaults: Mapping[str, Any] | None = None,
+        stream: str = DEFAULT_STREAM,
+        rate: Rate | str | None = None,
+    ) -> Campaign:
+        """See `Campaign.create`."""
+        content: dict[str, Any] = {
+            "sender": sender,
+            "subject": subject,
+            "html": _source(html),
+            "text": _source(text),
+            "reply_to": reply_to,
+            "headers": dict(headers or {}),
+            "list_unsubscribe": list_unsubscribe,
+            "defaults": dict(defaults or {}),
+        }
+        self._check(name, stream, content)
+        self.create_database_if_new()
+        self.ledger.create_campaign(name, stream=stream, rate_per_second=_per_second(rate), **content)
+        return Campaign(self, name)
+
+    def create_or_resume(
+        self,
+        name: str,
+        *,
+        recipients: Path,
+        stream: str = DEFAULT_STREAM,
+        rate: Rate | None = None,
+        **content: Any,
+    ) -> Campaign:
+        """What `campaigns send` does first: a new campaign, or the one whose import was interrupted.
+
+        The list is held against the templates before anything is created. Raises CampaignExists, and what
+        `create_campaign` and `add_csv` raise.
+        """
+        content = {**content, "html": _source(content.get("html")), "text": _source(content.get("text"))}
+        compiled = self._check(name, stream, content)
+        file = read_csv(recipients)
+        compiled.check(file.columns)
+        self.create_database_if_new()
+        try:
+            present = self.ledger.campaign(name)
+        except UnknownCampaign:
+            return self.create_campaign(name, stream=stream, rate=rate, **content)
+        given = {**content, "stream": stream, "rate_per_second": _per_second(rate)}
+        self._check_interrupted(present, given, file.digest)
+        return Campaign(self, name)
+
+    def campaign(self, name: str) -> Campaign:
+        """The campaign of that name. Raises UnknownCampaign."""
+        return Campaign(self, self.ledger.campaign(name).name)
+
+    def campaigns(self) -> list[Campaign]:
+        """All of them, the oldest first."""
+        return [Campaign(self, record.name) for record in self.ledger.campaigns()]
+
+    @property
+    def suppressions(self) -> Suppressions:
+        """The addresses that get nothing."""
+        return Suppressions(self)
+
+    # ---- servers and events
+
+    def servers(self) -> list[ServerStatus]:
+        """Each configured server: health, share, limit, the last change and its reason."""
+        return server_statuses(
+            self.settings,
+            self._board.snapshot(),
+            self._readers(),
+            self.ledger.now(),
+            is_known=not self._board.is_away,
+        )
+
+    def servers_without_worker(self) -> tuple[str, ...]:
+        """The servers whose queue nobody reads now."""
+        readers = self._readers()
+        return tuple(server.name for server in self.settings.servers if server.name not in readers)
+
+    def events(
+        self, *, server: str | None = None, campaign: str | None = None, limit: int = 100
+    ) -> list[Event]:
+        """The latest events, the newest last; of one server or campaign if given."""
+        return [Event.from_record(one) for one in self.ledger.events(server, campaign, limit)]
+
+    # ---- what Campaign and the commands stand on
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger of the configured database. Raises DatabaseError if that cannot be used as it is."""
+        with self._lock:
+            if self._ledger is None:
+                if (missing := self.settings.missing_database_file) is not None:
+                    raise DatabaseError(
+                        f"there is no database at {missing} yet: `campaigns up` or `send` makes it"
+                    )
+                database = create_database(self.settings.database)
+                database.check()
+                self._database, self._ledger = database, Ledger(database)
+            return self._ledger
+
+    def create_database_if_new(self) -> None:
+        """Make the tables in a SQLite file that is not there yet, so that the first steps need no other."""
+        if (missing := self.settings.missing_database_file) is not None:
+            missing.parent.mkdir(parents=True, exist_ok=True)
+            self.upgrade_database()
+
+    def upgrade_database(self) -> None:
+        """Create the tables, or bring them up to date. Safe to run twice at once."""
+        database = create_database(self.settings.database)
+        try:
+            database.upgrade()
+            database.check()
+        finally:
+            database.close()
+
+    @property
+    def report_directory(self) -> Path:
+        """Where lists of rejected lines go: here, or beside the configuration if that cannot be."""
+        here = Path.cwd()
+        if os.access(here, os.W_OK):
+            return here
+        self.settings.data_directory.mkdir(parents=True, exist_ok=True)
+        return self.settings.data_directory
+
+    def compiled(self, record: CampaignRecord) -> CompiledMessage:
+        """The campaign's message, ready to be held against a list's columns."""
+        return compile_campaign(
+            CampaignContent(
+                subject=record.subject,
+                sender=record.sender,
+                token=record.token,
+                html=record.html,
+                text=record.text,
+                reply_to=record.reply_to,
+                headers=record.headers,
+                list_unsubscribe=record.list_unsubscribe,
+                defaults=record.defaults,
+            )
+        )
+
+    def rate_per_second(self, name: str) -> float:
+        """Mails of the campaign sent per second, over the last seconds."""
+        record = self.ledger.campaign(name)
+        return rates_per_second(self.ledger.database).get(record.id, 0.0)
+
+    def nudge(self) -> bool:
+        """Tell the workers that there is work; False if the broker is not there. Never waits long."""
+        from campaigns.queues import nudge  # noqa: PLC0415 - celery takes a while to load
+
+        try:
+            return nudge(self._app)
+        except BrokerError:
+            return False
+
+    def publish_again(self, campaign_id: int) -> None:
+        """Publish what a paused campaign's workers passed over; what cannot be is found by the sweep."""
+        from campaigns.queues import publish_deliveries  # noqa: PLC0415
+
+        after = 0
+        try:
+            while page := self.ledger.queued_of(campaign_id, after, _PAGE):
+                publish_deliveries(self._app, page)
+                after = page[-1].delivery_id
+        except BrokerError:
+            return
+        self.nudge()
+
+    @cached_property
+    def _app(self) -> Celery:
+        from campaigns.queues import create_app  # noqa: PLC0415
+
+        return create_app(self.settings)
+
+    @cached_property
+    def _board(self) -> HealthBoard:
+        return HealthBoard(self.settings.state_url)
+
+    def _readers(self) -> frozenset[str]:
+        workers = self.ledger.live_workers(WORKER_SECONDS)
+        return frozenset(name for worker in workers for name in worker.servers)
+
+    def _check(self, name: str, stream: str, content: Mapping[str, Any]) -> CompiledMessage:
+        _check_name(name)
+        self.settings.check_stream(stream)
+        return compile_campaign(CampaignContent(token="check", **content))  # noqa: S106 - no secret
+
+    def _check_interrupted(self, present: CampaignRecord, given: Mapping[str, Any], digest: str) -> None:
+        """Only a draft with this very content and list may be taken up again."""
+        name = present.name
+        imports = self.ledger.imports(present.id)
+        if present.status is not Status.DRAFT or self._has_others(present, imports):
+            raise CampaignExists(f"a campaign {name} exists already ({present.status}); choose another name")
+        if any(getattr(present, key) != value for key, value in given.items()):
+            raise CampaignExists(
+                f"a campaign {name} exists, whose import was interrupted, with another content; repeat its"
+                f" command to go on, or `campaigns cancel {name}` and choose another name"
+            )
+        if any(one.source != digest for one in imports):
+            raise CampaignExists(
+                f"the list was changed since the import of {name} was interrupted; put it back to go on, or"
+                f" `campaigns cancel {name}` and choose another name"
+            )
+
+    def _has_others(self, present: CampaignRecord, imports: list[Import]) -> bool:
+        """Recipients that no interrupted import can have added: somebody prepares this campaign in Python."""
+        return self.ledger.counts(present.name).total != sum(one.added for one in imports)
+
+
+_shared_lock = threading.Lock()
+_shared: Client | None = None
+
+
+def connect(settings: Settings | None = None) -> Client:
+    """A client for these settings; without, for the configuration file.
+
+    The first one that is connected is also what `Campaign.create` uses where no client is given.
+    Raises SettingsError.
+    """
+    global _shared  # noqa: PLW0603 - the default client of the process
+    client = Client(settings or load_settings())
+    with _shared_lock:
+        if _shared is None:
+            _shared = client
+    return client
+
+
+def default_client() -> Client:
+    """The first client that was connected; one for the configuration file if there is none yet."""
+    return _shared or connect()
+
+
+def _check_name(name: str) -> None:
+    if not name or len(name) > _LONGEST_NAME or name != name.strip() or not name.isprintable() or "/" in name:
+        raise CampaignsError(
+            f"{name!r} cannot name a campaign: 1 to {_LONGEST_NAME} printable characters, no slash,"
+            " no blanks around it"
+        )
+
+
+def _source(part: Path | str | None) -> str | None:
+    if not isinstance(part, Path):
+        return part
+    try:
+        return part.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InvalidRecipients(f"{part} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise InvalidRecipients(f"{part} is not UTF-8; save it as UTF-8") from None
+
+
+def _per_second(rate: Rate | str | None) -> float | None:
+    if isinstance(rate, str):
+        try:
+            rate = Rate.parse(rate)
+        except ValueError as error:
+            raise CampaignsError(f"rate: {error}") from None
+    return None if rate is None else rate.per_second
