@@ -43,9 +43,8 @@ class Consumer(_StockConsumer):  # type: ignore[misc]  # see above
     def connection_for_read(self, heartbeat: float | None = None) -> Any:
         connection = self.app.connection_for_read(heartbeat=heartbeat)
         if self.app.conf.get("campaigns_bulk_transport"):
-            from campaigns.bulk_transport import Transport  # noqa: PLC0415 - needs Redis
-
-            connection.transport_cls = Transport
+            # By its name: `inspect stats`, which Flower asks for, sends it as JSON.
+            connection.transport_cls = "campaigns.bulk_transport:Transport"
         return self.ensure_connected(connection)
 
     def ensure_connected(self, conn: Any) -> Any:

@@ -9,6 +9,8 @@ from campaigns.settings import Settings
 
 __all__ = ["FleetPlan"]
 
+# Celery's seven lines about root are for pickled tasks; ours are JSON.
+_QUIET_ROOT = "ignore:You're running the worker with superuser"
 _QUIET_WORKER = ("--without-gossip", "--without-mingle")
 
 
@@ -25,7 +27,8 @@ class FleetPlan:
     def environment(self) -> Mapping[str, str]:
         """What the children need to find the same configuration, wherever they are started."""
         file = self.settings.config_file
-        return {"CAMPAIGNS_CONFIG": str(file.absolute())} if file else {}
+        config = {"CAMPAIGNS_CONFIG": str(file.absolute())} if file else {}
+        return {"PYTHONWARNINGS": _QUIET_ROOT, **config}
 
     def workers(self) -> list[Child]:
         """A process serves one server's queue, so that a slow server cannot hold up another one's mail."""

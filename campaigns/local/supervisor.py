@@ -186,9 +186,9 @@ async def _relay(stream: asyncio.StreamReader, tell: Say) -> None:
     rest = b""
     while chunk := await stream.read(65536):
         *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
+        for line in filter(bytes.strip, lines):
             tell(line.decode(errors="replace"))
-    if rest:
+    if rest.strip():
         tell(rest.decode(errors="replace"))
 
 

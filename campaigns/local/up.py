@@ -5,7 +5,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from campaigns.database import Database, create_database
 from campaigns.errors import CampaignsError, DatabaseUnavailable
@@ -26,13 +26,17 @@ ENDING_SECONDS = 10.0
 Say = Callable[[str], None]
 
 
+def _print(line: str) -> None:
+    print(line, flush=True)
+
+
 def run_up(
     settings: Settings,
     *,
     processes: int = 1,
     flower: bool = False,
     log_level: str = "WARNING",
-    say: Say = print,
+    say: Say = _print,
 ) -> None:
     """Run everything until SIGINT or SIGTERM. Call it from the main thread.
 
@@ -50,7 +54,7 @@ def run_up(
 
 
 @contextlib.contextmanager
-def _upgraded_database(settings: Settings):  # type: ignore[no-untyped-def]
+def _upgraded_database(settings: Settings) -> Iterator[Database]:
     database = create_database(settings.database)
     try:
         database.upgrade()
