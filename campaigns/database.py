@@ -13,7 +13,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import URL, Connection, Engine, TextClause, create_engine, event, exc, make_url, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url, text
 
 from campaigns.errors import DatabaseError, DatabaseUnavailable
 
@@ -39,10 +39,12 @@ _SQLITE_OUTAGES: Final = frozenset(
         sqlite3.SQLITE_INTERRUPT,
     }
 )
+_SQLITE_BROKEN: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 # https://www.postgresql.org/docs/current/errcodes-appendix.html: connection, resources, operator
 # intervention, system error, read-only server, lock not available
 _POSTGRESQL_OUTAGES: Final = ("08", "53", "57", "58", "25006", "55P03")
-_POSTGRESQL_CONFLICTS: Final = ("40001", "40P01")
+_POSTGRESQL_CONFLICTS: Final = ("40001", "40P01")  # serialization failure, deadlock
+_POSTGRESQL_UNDEFINED: Final = ("42P01", "42703")  # table, column
 _POSTGRESQL_CONNECT: Final[dict[str, Any]] = {
     "connect_timeout": 5,
     "keepalives": 1,
@@ -76,7 +78,8 @@ class Database:
     def write(self) -> Iterator[Connection]:
         """One write transaction: committed at the end, rolled back by an exception.
 
-        Raises DatabaseUnavailable in an outage; other database errors come through as SQLAlchemy's.
+        Raises DatabaseUnavailable in an outage, DatabaseError where tables are missing or the file is none;
+        what is wrong with a value or a statement comes through as SQLAlchemy's error.
         """
         with self._transaction(campaigns_write=True) as connection:
             yield connection
@@ -95,9 +98,10 @@ class Database:
                 with connection.begin():
                     yield connection
         except (exc.DBAPIError, exc.TimeoutError) as error:
-            if is_outage(error):
-                raise DatabaseUnavailable(_outage_text(error)) from error
-            raise
+            translated = _translated(error)
+            if translated is None:
+                raise
+            raise translated from error
 
     def clock(self, connection: Connection) -> float:
         """The database's time, seconds since the epoch, on an open connection."""
@@ -137,6 +141,7 @@ class Database:
         with self.write() as connection:
             if self.dialect == "postgresql":
                 connection.execute(text("SELECT set_config('lock_timeout', '60s', true)"))
+                connection.execute(text("SELECT set_config('statement_timeout', '0', true)"))
                 connection.execute(text(f"SELECT pg_advisory_xact_lock({UPGRADE_LOCK})"))
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
@@ -167,7 +172,9 @@ def create_database(url: str | URL) -> Database:
 def _sqlite_engine(url: URL) -> Engine:
     if not url.database or url.database == ":memory:":
         raise DatabaseError("SQLite needs a file, as in sqlite:///campaigns.db: processes share it")
-    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False})
+    engine = create_engine(
+        url, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False}, hide_parameters=True
+    )
 
     @event.listens_for(engine, "connect")
     def _configure(connection: sqlite3.Connection, _record: object) -> None:
@@ -191,6 +198,7 @@ def _postgresql_engine(url: URL) -> Engine:
             connect_args=settings,
             isolation_level="READ COMMITTED",
             pool_timeout=10,
+            hide_parameters=True,  # an error's text must not quote addresses
         )
     except ModuleNotFoundError as error:
         raise DatabaseError("PostgreSQL needs psycopg; run `pip install campaigns[postgresql]`") from error
@@ -208,7 +216,7 @@ def _check_sqlite(connection: Connection) -> None:
 def _check_postgresql(connection: Connection) -> None:
     for name in ("synchronous_commit", "fsync"):
         value = connection.execute(text("SELECT current_setting(:name)"), {"name": name}).scalar_one()
-        if value in {"off", "local"} and (name, value) != ("synchronous_commit", "local"):
+        if value == "off":
             raise DatabaseError(f"PostgreSQL has {name} = {value}; a commit must survive a crash: turn it on")
     if connection.execute(text("SELECT pg_is_in_recovery()")).scalar_one():
         raise DatabaseError("this PostgreSQL server is a read-only standby; use the primary's address")
@@ -233,6 +241,27 @@ def _migrations() -> Path:
     raise DatabaseError("the migrations are missing from this installation; install campaigns again")
 
 
+def _translated(error: exc.DBAPIError | exc.TimeoutError) -> DatabaseError | None:
+    if is_outage(error):
+        return DatabaseUnavailable(_outage_text(error))
+    if isinstance(error, exc.DBAPIError) and _is_missing_table(error):
+        return DatabaseError("the database is not up to date; run `campaigns db upgrade`")
+    if isinstance(error, exc.DBAPIError) and _sqlite_code(error) in _SQLITE_BROKEN:
+        return DatabaseError(f"the database file is damaged or is none: {error.orig}")
+    return None
+
+
+def _is_missing_table(error: exc.DBAPIError) -> bool:
+    if isinstance(error.orig, sqlite3.OperationalError):
+        return str(error.orig).startswith(("no such table", "no such column"))
+    return sqlstate(error) in _POSTGRESQL_UNDEFINED
+
+
+def _sqlite_code(error: exc.DBAPIError) -> int | None:
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF  # the extended codes carry more in the upper bits
+
+
 def is_outage(error: Exception) -> bool:
     """Whether waiting and trying again may help (the database is away, locked, full or read-only)."""
     if isinstance(error, exc.TimeoutError):
@@ -241,7 +270,7 @@ def is_outage(error: Exception) -> bool:
         return False
     original = error.orig
     if isinstance(original, sqlite3.Error):
-        return getattr(original, "sqlite_errorcode", 0) & 0xFF in _SQLITE_OUTAGES
+        return _sqlite_code(error) in _SQLITE_OUTAGES
     state = sqlstate(error)
     if state is None:
         return error.connection_invalidated or isinstance(error, exc.OperationalError | exc.InterfaceError)
@@ -260,8 +289,3 @@ def sqlstate(error: exc.DBAPIError) -> str | None:
 def _outage_text(error: Exception) -> str:
     original = getattr(error, "orig", None) or error
     return f"the database cannot be reached or written: {str(original).strip().splitlines()[0]}"
-
-
-def constant(sql: str) -> TextClause:
-    """A statement of constant text; SQLAlchemy and psycopg prepare it once."""
-    return text(sql)

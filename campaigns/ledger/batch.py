@@ -13,7 +13,7 @@ from sqlalchemy import Connection, exc
 from campaigns.database import is_conflict
 from campaigns.errors import DatabaseUnavailable
 from campaigns.ledger import rules
-from campaigns.ledger.changes import Change, Conflict, LedgerPart, lock_rows, write_changes
+from campaigns.ledger.changes import CHUNK, Change, Conflict, LedgerPart, lock_rows, write_changes
 from campaigns.ledger.operations import (
     Claim,
     Claimed,
@@ -63,14 +63,18 @@ class Batches(LedgerPart):
     """`apply`, and nothing else."""
 
     def apply(self, operations: Sequence[Operation]) -> list[object]:
-        """Carry out the operations in their order, as one transaction; a result for each.
+        """Carry out the operations in their order, as one transaction (of 500 at most); a result for each.
 
         Claim gives Claimed or None, CommitPoint, Move and Renew give bool, Record gives Recorded. An
         operation that the database refuses has its exception as the result and harms no other.
         Everything that is answered is durable. Raises DatabaseUnavailable for the whole in an outage.
         """
-        if not operations:
-            return []
+        results: list[object] = []
+        for start in range(0, len(operations), CHUNK):
+            results += self._apply_chunk(operations[start : start + CHUNK])
+        return results
+
+    def _apply_chunk(self, operations: Sequence[Operation]) -> list[object]:
         try:
             return again_after_conflict(lambda: self._apply_once(operations))
         except DatabaseUnavailable:
@@ -79,7 +83,7 @@ class Batches(LedgerPart):
             if len(operations) == 1:
                 return [error]
             middle = len(operations) // 2
-            return self.apply(operations[:middle]) + self.apply(operations[middle:])
+            return self._apply_chunk(operations[:middle]) + self._apply_chunk(operations[middle:])
 
     def _apply_once(self, operations: Sequence[Operation]) -> list[object]:
         with self.database.write() as connection:

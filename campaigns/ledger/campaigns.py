@@ -13,9 +13,8 @@ from sqlalchemy import Connection, exc
 
 from campaigns.database import database_clock
 from campaigns.errors import CampaignExists, TransitionRefused
-from campaigns.ledger.assignments import CHUNK
 from campaigns.ledger.batch import again_after_conflict
-from campaigns.ledger.changes import Change, LedgerPart
+from campaigns.ledger.changes import CHUNK, Change, LedgerPart
 from campaigns.ledger.row import Row
 from campaigns.ledger.row_source import statement
 from campaigns.ledger.status import (
@@ -207,23 +206,21 @@ class CampaignSide(LedgerPart):
         state = State(state)
         if state not in {State.FAILED, State.UNCERTAIN}:
             raise TransitionRefused(f"what is {state} cannot be retried; failed and uncertain can")
-        left = 0
+        left: set[int] = set()
 
         def again(row: Row, now: float) -> Row | None:
-            nonlocal left
             if row.state is not state:
                 return None
             if state is State.UNCERTAIN and row.updated_at > now - not_before_seconds:
-                left += 1
+                left.add(row.id)
                 return None
             fresh = replace(row, fence=row.fence + 1, deferrals=0, crashes=0, first_attempt_at=None)
             return fresh.waiting(seconds=0.0, now=now)
 
-        with self._locked(name) as (_, campaign):
-            if campaign.status not in {Status.RUNNING, Status.PAUSED, Status.FINISHED}:
-                raise refuse(campaign, "retried")
+        campaign = self.campaign(name)
+        _retryable(campaign)
         moved = self._in_chunks(campaign.id, _IN_STATE.format(state=state), again, guard=_retryable)
-        return Retried(moved=sum(len(changes) for changes in moved), left=left)
+        return Retried(moved=sum(len(changes) for changes in moved), left=len(left))
 
     def _in_chunks(
         self,

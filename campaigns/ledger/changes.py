@@ -6,6 +6,7 @@ transaction, and every transition is held against the table of legal ones.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
@@ -17,10 +18,24 @@ from campaigns.ledger.row import Row
 from campaigns.ledger.row_source import RowSource, clean, ids_in, ids_parameter, statement
 from campaigns.states import ALIVE, State, Status, is_legal
 
-__all__ = ["CAMPAIGN_LOCK", "Change", "Conflict", "LedgerPart", "count", "lock_rows", "write_changes"]
+__all__ = [
+    "CAMPAIGN_LOCK",
+    "CHUNK",
+    "Change",
+    "Conflict",
+    "LedgerPart",
+    "count",
+    "lock_rows",
+    "write_changes",
+]
 
 CAMPAIGN_LOCK = 0x6C656467
 """Class of the advisory locks: shared while deliveries change, exclusive while a campaign's status does."""
+
+CHUNK = 500
+"""Rows a transaction changes at most: some tens of milliseconds of SQLite's write lock."""
+
+SHARDS = 32
 
 _READ = """
 SELECT d.id, d.campaign_id, c.status, d.state, d.server, d.fence, d.lease_until, d.owner, d.deferrals,
@@ -88,9 +103,9 @@ class Conflict(Exception):  # noqa: N818 - not an error: the transaction is run 
 class LedgerPart:
     """What every part of the ledger stands on."""
 
-    def __init__(self, database: Database, *, shard: int = 0) -> None:
+    def __init__(self, database: Database, *, shard: int | None = None) -> None:
         self.database = database
-        self.shard = shard
+        self.shard = os.getpid() % SHARDS if shard is None else shard
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} on {self.database!r}, shard {self.shard}>"
@@ -123,7 +138,7 @@ def lock_rows(connection: Connection, ids: Sequence[int]) -> list[Row]:
     lock = ""
     if dialect == "postgresql":
         connection.execute(statement(_SHARE.format(key=CAMPAIGN_LOCK, ids=ids_in(dialect))), parameters)
-        lock = "FOR UPDATE OF d"
+        lock = "FOR NO KEY UPDATE OF d"
     found = connection.execute(statement(_READ.format(ids=ids_in(dialect), lock=lock)), parameters)
     return [_row(*values) for values in found]
 

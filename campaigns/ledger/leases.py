@@ -10,9 +10,8 @@ from sqlalchemy import Connection
 
 from campaigns.database import database_clock
 from campaigns.ledger import rules
-from campaigns.ledger.assignments import CHUNK
 from campaigns.ledger.batch import again_after_conflict, insert_attempts
-from campaigns.ledger.changes import Change, LedgerPart
+from campaigns.ledger.changes import CHUNK, Change, LedgerPart
 from campaigns.ledger.row import Row
 from campaigns.ledger.row_source import statement
 from campaigns.ledger.status import lock_campaign

@@ -14,9 +14,10 @@ from campaigns.database import database_clock
 from campaigns.errors import TransitionRefused
 from campaigns.ledger.batch import again_after_conflict
 from campaigns.ledger.changes import LedgerPart, count
+from campaigns.ledger.row import Row
 from campaigns.ledger.row_source import RowSource, clean, ids_in, ids_parameter, statement
 from campaigns.ledger.status import lock_campaign, read_campaign, refuse
-from campaigns.states import OPEN
+from campaigns.states import OPEN, State
 
 __all__ = ["Added", "Import", "ImportProgress", "NewRecipient", "Recipients", "Suppressed"]
 
@@ -55,6 +56,12 @@ _SUPPRESS = """
 INSERT INTO suppression (dedupe_key, email, reason, created_at)
 SELECT w.dedupe_key, w.email, w.reason, {clock} FROM {rows} WHERE true
 ON CONFLICT (dedupe_key) DO NOTHING
+"""
+_OPEN = "SELECT id FROM campaign WHERE status IN ('draft', 'scheduled', 'running', 'paused') ORDER BY id"
+_WAITING_KEYS = """
+SELECT r.id FROM {rows} JOIN campaign AS c ON c.status IN ('draft', 'scheduled', 'running', 'paused')
+  JOIN recipient AS r ON r.campaign_id = c.id AND r.dedupe_key = w.dedupe_key
+  JOIN delivery AS d ON d.id = r.id WHERE d.state IN ('pending', 'queued')
 """
 
 
@@ -177,15 +184,27 @@ class Recipients(LedgerPart):
         return Counter(connection.execute(sql, {"ids": ids_parameter(dialect, ids)}).scalars())
 
     def suppress(self, suppressions: Iterable[tuple[str, str, str | None]]) -> int:
-        """Add (dedupe key, address, reason) to the list; how many were new. A batch of some 1,000 is best."""
-        rows = [(clean(key), clean(email), clean(reason)) for key, email, reason in suppressions]
-        if not rows:
-            return 0
+        """Add (dedupe key, address, reason) to the list; how many were new. A batch of some 1,000 is best.
+
+        Whoever waits in a campaign that is not over becomes suppressed; what an attempt holds goes on.
+        """
+        rows = sorted(
+            {clean(key): (clean(key), clean(email), clean(why)) for key, email, why in suppressions}.values()
+        )
+        return again_after_conflict(lambda: self._suppress(rows)) if rows else 0
+
+    def _suppress(self, rows: Sequence[tuple[str | None, ...]]) -> int:
         dialect = self.database.dialect
-        clock = database_clock(dialect)
-        sql = statement(_SUPPRESS.format(rows=_SUPPRESSIONS.sql(dialect), clock=clock))
+        sql = statement(_SUPPRESS.format(rows=_SUPPRESSIONS.sql(dialect), clock=database_clock(dialect)))
+        parameters = _SUPPRESSIONS.parameters(dialect, rows)
         with self.database.write() as connection:
-            return connection.execute(sql, _SUPPRESSIONS.parameters(dialect, rows)).rowcount
+            for campaign_id in connection.execute(statement(_OPEN)).scalars().all():
+                lock_campaign(connection, campaign_id, exclusive=False)  # no import misses what is added here
+            new = connection.execute(sql, parameters).rowcount
+            waiting = statement(_WAITING_KEYS.format(rows=_SUPPRESSIONS.sql(dialect)))
+            ids = list(connection.execute(waiting, parameters).scalars())
+            self._change(connection, ids, _suppressed)
+            return new
 
     def unsuppress(self, dedupe_key: str) -> bool:
         """Take an address off the list; False if it was not on it."""
@@ -207,6 +226,12 @@ class Recipients(LedgerPart):
                 return
             yield from page
             after = page[-1].dedupe_key
+
+
+def _suppressed(row: Row, now: float) -> Row | None:
+    if row.state not in {State.PENDING, State.QUEUED}:
+        return None
+    return row.ended(State.SUPPRESSED, now=now)
 
 
 def _imports(connection: Connection, campaign_id: int, source: str | None = None) -> list[Import]:
