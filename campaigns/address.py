@@ -47,7 +47,7 @@ def normalise(text: str) -> Address:
     """
     bare = _bare(text)
     plain = _PLAIN.fullmatch(bare)
-    if plain is not None and len(bare) <= EMAIL_MAX_LENGTH:
+    if plain is not None and len(bare) <= EMAIL_MAX_LENGTH and "xn--" not in bare.lower():
         return _plain(plain[1], plain[2])
     return _checked(bare)
 

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
@@ -16,6 +17,8 @@ __all__ = ["BadRow", "CsvFile", "Row", "read_csv"]
 _CHUNK_BYTES = 1 << 18
 _LONGEST_RECORD = 1 << 16
 _DELIMITERS = ",;\t|"
+# Excel writes and reads it: the delimiter, said in the first line.
+_HINT = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
 _UNDECODED = re.compile("[\udc80-\udcff]")
 _CP1252_HOLES = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
 _BINARY = {
@@ -66,7 +69,7 @@ class CsvFile:
     delimiter: str
     digest: str
     header: tuple[str, ...] = field(repr=False)
-    hint_line: bool = field(repr=False)
+    header_records: int = field(repr=False)
     identity: tuple[int, int, int] = field(repr=False)
 
     def rows(self, start: int = 0) -> Iterator[Row | BadRow]:
@@ -74,14 +77,14 @@ class CsvFile:
 
         Raises InvalidRecipients if the file was changed since `read_csv`, or cannot be read.
         """
-        with _open(self.path, self.encoding) as file:
+        try:
             if _identity(self.path) != self.identity:
                 raise InvalidRecipients(f"{self.path} was changed while it was read. Start again.")
-            lines = _Lines(file)
-            records = _records(lines, self.delimiter)
-            for _ in range(2 if self.hint_line else 1):
-                next(records)
-            yield from _rows(records, self.header, start)
+            with _open(self.path, self.encoding) as file:
+                records = _records(_Lines(file), self.delimiter)
+                yield from _rows(islice(records, self.header_records, None), self.header, start)
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
 
 
 def read_csv(path: Path) -> CsvFile:
@@ -92,20 +95,23 @@ def read_csv(path: Path) -> CsvFile:
     try:
         identity = _identity(path)
         survey = _survey(path)
+        delimiter, header, header_records = _header(path, survey.encoding)
     except OSError as error:
-        raise InvalidRecipients(f"{path} cannot be read: {error.strerror}.") from error
-    delimiter, header, hint_line = _header(path, survey.encoding)
-    columns = tuple(name for name in header if name)
+        raise _unreadable(path, error) from error
     return CsvFile(
         path=path,
-        columns=columns,
+        columns=tuple(name for name in header if name),
         encoding=survey.encoding,
         delimiter=delimiter,
         digest=survey.digest,
         header=header,
-        hint_line=hint_line,
+        header_records=header_records,
         identity=identity,
     )
+
+
+def _unreadable(path: Path, error: OSError) -> InvalidRecipients:
+    return InvalidRecipients(f"{path} cannot be read: {error.strerror}.")
 
 
 def _identity(path: Path) -> tuple[int, int, int]:
@@ -114,7 +120,8 @@ def _identity(path: Path) -> tuple[int, int, int]:
 
 
 def _open(path: Path, encoding: str) -> IO[str]:
-    return path.open(encoding=encoding, errors="surrogateescape", newline="")
+    errors = "replace" if encoding == "utf-16" else "surrogateescape"
+    return path.open(encoding=encoding, errors=errors, newline="")
 
 
 class _Survey:
@@ -187,37 +194,38 @@ def _survey(path: Path) -> _Survey:
     return survey
 
 
-def _header(path: Path, encoding: str) -> tuple[str, tuple[str, ...], bool]:
-    """Return the delimiter, the names of the columns, and whether Excel's `sep=` line stands before."""
+def _header(path: Path, encoding: str) -> tuple[str, tuple[str, ...], int]:
+    """Return the delimiter, the names of the columns, and how many records end with the header."""
     with _open(path, encoding) as file:
-        try:
-            first = file.readline(_LONGEST_RECORD)
-            hint = re.fullmatch(r'"?sep=(.)"?\s*', first)
-            if hint is None:
-                file.seek(0)
-            delimiters = hint[1] if hint else _DELIMITERS
-            place = file.tell()
-            candidates = []
-            for delimiter in delimiters:
-                file.seek(place)
-                candidates.append((delimiter, _names(_Lines(file), delimiter)))
-        except UnicodeError as error:
-            raise InvalidRecipients(f"{path} cannot be read as {encoding}. {_SAVE_AS}") from error
-    delimiter, names = max(candidates, key=lambda found: (_emails(found[1]) > 0, len(found[1])))
-    return delimiter, _checked_header(path, names), hint is not None
+        hint = _HINT.fullmatch(file.readline(_LONGEST_RECORD))
+    candidates = []
+    for delimiter in hint[1] if hint else _DELIMITERS:
+        with _open(path, encoding) as file:
+            candidates.append((delimiter, *_names(_Lines(file), delimiter, hinted=hint is not None)))
+    delimiter, line, names, records = max(candidates, key=_likelihood)
+    return delimiter, _checked_header(f"{path}, line {line}", names), records
 
 
-def _names(lines: "_Lines", delimiter: str) -> tuple[str, ...]:
-    _, values = next(_records(lines, delimiter))
-    return tuple(name.strip() for name in values) if isinstance(values, list) else ()
+def _names(lines: "_Lines", delimiter: str, *, hinted: bool) -> tuple[int, tuple[str, ...], int]:
+    """Return where the header is, the names of the columns, and how many records end with it."""
+    for number, (line, values) in enumerate(_records(lines, delimiter), 1):
+        if any(values) and not (hinted and number == 1):
+            names = () if isinstance(values, str) else tuple(name.strip() for name in values)
+            return line, names, number
+    return 1, (), 0
+
+
+def _likelihood(candidate: tuple[str, int, tuple[str, ...], int]) -> tuple[bool, int]:
+    """A delimiter is right if it finds the column of addresses, and then if it finds many columns."""
+    _, _, names, _ = candidate
+    return _emails(names) > 0, len(names)
 
 
 def _emails(names: tuple[str, ...]) -> int:
     return sum(name.lower() == "email" for name in names)
 
 
-def _checked_header(path: Path, names: tuple[str, ...]) -> tuple[str, ...]:
-    where = f"{path}, line 1"
+def _checked_header(where: str, names: tuple[str, ...]) -> tuple[str, ...]:
     header = tuple("email" if name.lower() == "email" else name for name in names)
     twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:

@@ -47,8 +47,8 @@ def text_from_html(html: str) -> str:
 
 
 def _tidy(text: str) -> str:
-    if " \n" in text or "\t\n" in text:
-        text = "\n".join(map(str.rstrip, text.split("\n")))
+    while " \n" in text:
+        text = text.replace(" \n", "\n")
     while "\n\n\n" in text:
         text = text.replace("\n\n\n", "\n\n")
     return text.strip("\n") + "\n"

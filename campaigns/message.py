@@ -99,6 +99,10 @@ class CompiledMessage:
         self._defaults = dict(content.defaults)
         self._templates: list[Template] = []
         self._sender = Mailbox.parse("From", content.sender)
+        self._reply_to = Mailbox.parse("Reply-To", content.reply_to) if content.reply_to else None
+        self._smtputf8 = any(
+            box is not None and box.address.needs_smtputf8 for box in (self._sender, self._reply_to)
+        )
         self._message_id = f"<{content.token}.%d@{self._sender.address.domain}>"
         self._slots = self._header(content)
         self._html = self._template(content.html, "html")
@@ -146,15 +150,15 @@ class CompiledMessage:
         return RenderedMessage(
             envelope_sender=self._sender.address.email,
             envelope_recipient=to.address.email,
-            smtputf8=to.address.needs_smtputf8 or self._sender.address.needs_smtputf8,
+            smtputf8=to.address.needs_smtputf8 or self._smtputf8,
             body=header + self._content(values),
         )
 
     def _header(self, content: CampaignContent) -> list[_Slot]:
         slots: list[_Slot] = [((b"From",), self._sender.field("From")), _to, _date, self._id]
         slots.append(self._templated("Subject", content.subject))
-        if content.reply_to:
-            slots.append(((b"Reply-To",), Mailbox.parse("Reply-To", content.reply_to).field("Reply-To")))
+        if self._reply_to is not None:
+            slots.append(((b"Reply-To",), self._reply_to.field("Reply-To")))
         if content.list_unsubscribe:
             slots.append(self._unsubscribe(content.list_unsubscribe))
         if len({name.lower() for name in content.headers}) < len(content.headers):
@@ -170,13 +174,13 @@ class CompiledMessage:
         template = self._template(source.rstrip("\r\n"), name.lower() if name == "Subject" else name)
         names = (name.encode(),)
         if template.is_static:
-            return names, unstructured(name, checked_value(name, template.render({})))
+            return names, unstructured(name, checked_value(name, template.render(merge_values("", {}, {}))))
         return lambda merge: (names, unstructured(name, checked_value(name, template.render(merge.values))))
 
     def _unsubscribe(self, source: str) -> _Slot:
         template = self._template(source.strip(), "List-Unsubscribe")
         if template.is_static:
-            return unsubscribe(template.render({}))
+            return unsubscribe(template.render(merge_values("", {}, {})))
         return lambda merge: unsubscribe(template.render(merge.values))
 
     def _rendered_header(self, merge: _Merge) -> bytes:

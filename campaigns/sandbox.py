@@ -14,21 +14,23 @@ from types import GeneratorType
 from typing import Any, cast
 
 from jinja2 import StrictUndefined, TemplateSyntaxError, Undefined, nodes, pass_context
+from jinja2.exceptions import SecurityError
 from jinja2.runtime import LoopContext, Macro
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.sandbox import ImmutableSandboxedEnvironment, safe_range
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 from campaigns.sandbox_filters import FILTERS
 
-__all__ = ["Budget", "Environment", "OverBudget", "bound"]
+__all__ = ["BUDGET", "GLOBALS", "Budget", "Environment", "OverBudget", "bound"]
 
 _WORK = 2_000_000
 _STEP = 20
 _LONGEST_VALUE = 200_000
 _LARGEST_BITS = 1024
 # Not a name that a template can spell.
-_BUDGET = "the budget"
+BUDGET = "the budget"
+GLOBALS: Mapping[str, object] = {"range": safe_range, "namespace": Namespace}
 
 _STRING_METHODS = frozenset(
     name
@@ -96,7 +98,7 @@ def _weight(value: object) -> int:
 
 
 def _budget(context: Any) -> Budget:
-    found = context.parent[_BUDGET]
+    found = context.parent[BUDGET]
     assert isinstance(found, Budget)
     return found
 
@@ -189,20 +191,18 @@ class Environment(ImmutableSandboxedEnvironment):
             optimized=False,
             cache_size=0,
         )
-        limited_range = self.globals["range"]
-        self.globals.clear()
-        self.globals.update(range=limited_range, namespace=Namespace)
+        self.globals = dict(GLOBALS)
         self.filters = {name: _bounded(function, name) for name, function in FILTERS.items()}
         self.filters.update(
             {" each": _each, " paid": _paid, " joined": _joined, " held": _held, " written": _written}
         )
 
-    def context_with(self, values: Mapping[str, object]) -> dict[str, Any]:
-        """All that the template can name, and a fresh budget."""
-        return {**self.globals, **values, _BUDGET: Budget()}
-
     def wrap_str_format(self, value: Any) -> None:
         """Return None always: `str.format` is not among the methods that are allowed."""
+
+    def unsafe_undefined(self, obj: Any, attribute: str) -> Undefined:
+        message = f"`{attribute}` is not available on a {type(obj).__name__}: use a filter"
+        return self.undefined(message, name=attribute, obj=obj, exc=SecurityError)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         if isinstance(obj, Namespace):

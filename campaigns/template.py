@@ -12,7 +12,7 @@ from jinja2 import nodes
 from jinja2.meta import find_undeclared_variables
 
 from campaigns.errors import TemplateError
-from campaigns.sandbox import Environment, OverBudget, bound
+from campaigns.sandbox import BUDGET, GLOBALS, Budget, Environment, OverBudget, bound
 
 __all__ = ["Template", "alias_of", "merge_values"]
 
@@ -67,9 +67,9 @@ class Template:
             raise TemplateError(_no_such_column(self.part, name, columns))
 
     def render(self, values: Mapping[str, object]) -> str:
-        """Return the text for `merge_values(...)`. Raises TemplateError."""
-        template, environment = self._template, self._environment
-        context = template.new_context(environment.context_with(values), shared=True)
+        """Return the text for what `merge_values` returned. Raises TemplateError."""
+        template = self._template
+        context = template.new_context(dict(values), shared=True)
         pieces: list[str] = []
         length = 0
         try:
@@ -118,10 +118,13 @@ def _aliases(columns: tuple[str, ...]) -> dict[str, str]:
 def merge_values(
     email: str, fields: Mapping[str, object], defaults: Mapping[str, object]
 ) -> dict[str, object]:
-    """Return all that templates can name for one recipient; an empty value is not replaced by a default."""
+    """Return all that the templates of one mail can name, and their common budget.
+
+    An empty value is an empty value: a default stands in for a missing field alone.
+    """
     columns = {**defaults, **fields, "email": email}
     names = {**_with_aliases(defaults), **_with_aliases(fields)}
-    return {**names, "email": email, "fields": columns}
+    return {**GLOBALS, **names, "email": email, "fields": columns, BUDGET: Budget()}
 
 
 def _with_aliases(values: Mapping[str, object]) -> dict[str, object]:
