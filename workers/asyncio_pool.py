@@ -77,6 +77,7 @@ class AsyncioPool(_BasePool):  # type: ignore[misc]  # see above
     limit: int
     loop: asyncio.AbstractEventLoop
     _pipe: tuple[int, int] | None = None
+    _hub: Any = None
 
     def on_start(self) -> None:
         self._waiting: deque[PoolJob] = deque()
@@ -97,6 +98,7 @@ class AsyncioPool(_BasePool):  # type: ignore[misc]  # see above
 
     def register_with_event_loop(self, hub: Any) -> None:
         """Called again after each reconnection, when the hub has forgotten its readers."""
+        self._hub = hub
         hub.add_reader(self._read_end, self._collect)
 
     def on_apply(self, target: Any, args: Any = None, kwargs: Any = None, **options: Any) -> PoolJob:
@@ -204,6 +206,16 @@ class AsyncioPool(_BasePool):  # type: ignore[misc]  # see above
         while not is_enough() and (deadline is None or time.monotonic() < deadline):
             select.select([self._read_end], [], [], 0.05)
             self._collect()
+            self._keep_the_hub_alive()
+
+    def _keep_the_hub_alive(self) -> None:
+        """Its heartbeats, and the renewal of what we hold, go on while we wait; not at any price."""
+        try:
+            if self._hub is not None:
+                self._hub.fire_timers()
+        except Exception as error:
+            log.warning("the broker is away while the worker stops: %s", type(error).__name__)
+            self._hub = None
 
     @property
     def _hooks_done(self) -> bool:
