@@ -19,7 +19,7 @@ ACTIONS = (
 
 _LOCAL_PART = re.compile(r"(mail|rcpt|data|body|dot)-(.+)")
 _CODE = re.compile(r"([2-5]\d\d)(?:-([245]\.\d+\.\d+))?")
-_REPLY = re.compile(r"[2-5]\d\d[ -][^\r\n]*(\n[2-5]\d\d[ -][^\r\n]*)*")
+_REPLY = re.compile(r"[2-5]\d\d(?:[ -][^\r\n]*)?(?:\n[2-5]\d\d[ -][^\r\n]*)*")
 _SECONDS = re.compile(r"(.+)-(\d+(?:\.\d+)?)")
 _GREYLIST = re.compile(r"greylist(?:-(\d+))?")
 

@@ -100,13 +100,14 @@ class SmtpSession(asyncio.Protocol):
         self._server.stats[f"commands.{verb[:8].lower()}"] += 1
         command = getattr(self, f"_on_{verb.lower()}", None) if verb.isascii() and verb.isalpha() else None
         if command is None:
-            self._say("500 5.5.2 Unknown command")
+            self.say("500 5.5.2 Unknown command")
         else:
             command(rest)
 
     # How it answers.
 
-    def _say(self, reply: str) -> None:
+    def say(self, reply: str) -> None:
+        """Send a reply, its lines joined with newlines; 421 ends the connection."""
         *first, last = reply.split("\n")
         lines = [f"{line[:3]}-{line[4:]}" for line in first] + [last]
         self._transport.write("".join(f"{line}\r\n" for line in lines).encode())
@@ -122,7 +123,7 @@ class SmtpSession(asyncio.Protocol):
         if wrong is None:
             if then is not None and reply[0] in "23":
                 then()
-            self._say(reply)
+            self.say(reply)
         else:
             self._misbehave(wrong, reply, then or (lambda: None))
 
@@ -132,10 +133,10 @@ class SmtpSession(asyncio.Protocol):
             said = wrong.reply or reply
             if said[0] in "23":
                 then()
-            self._say(said)
+            self.say(said)
         elif wrong.action == "delay":
             then()
-            self._pause(wrong.seconds, lambda: self._say(reply))
+            self._pause(wrong.seconds, lambda: self.say(reply))
         elif wrong.action == "drip":
             then()
             self._drip((wrong.reply or reply).encode() + b"\r\n", wrong.seconds)
@@ -191,7 +192,7 @@ class SmtpSession(asyncio.Protocol):
 
     def _on_starttls(self, rest: str) -> None:
         if self._server.tls != "starttls" or self._is_secure:
-            self._say("502 5.5.1 Not offered")
+            self.say("502 5.5.1 Not offered")
             return
         self._answer("starttls", "220 2.0.0 Go ahead", then=self._secure)
 
@@ -219,7 +220,7 @@ class SmtpSession(asyncio.Protocol):
     def _on_auth(self, rest: str) -> None:
         method, _, initial = rest.partition(" ")
         if self._server.username is None or method.upper() not in {"PLAIN", "LOGIN"}:
-            self._say("504 5.5.4 Not offered")
+            self.say("504 5.5.4 Not offered")
         elif method.upper() == "PLAIN":
             self._plain(initial.encode()) if initial else self._ask("334 ", self._plain)
         elif initial:
@@ -229,7 +230,7 @@ class SmtpSession(asyncio.Protocol):
 
     def _ask(self, prompt: str, then: Callable[[bytes], None]) -> None:
         self._next_line = then
-        self._say(prompt)
+        self.say(prompt)
 
     def _plain(self, line: bytes) -> None:
         _, _, credentials = _decoded(line).partition(b"\0")
@@ -248,7 +249,7 @@ class SmtpSession(asyncio.Protocol):
     def _on_mail(self, rest: str) -> None:
         found = _PATH.match(rest)
         if found is None:
-            self._say("501 5.5.4 MAIL FROM:<address>")
+            self.say("501 5.5.4 MAIL FROM:<address>")
             return
         sender, parameters = found[1], found[2]
         reply = self._objection(sender, parameters) or "250 2.1.0 Sender ok"
@@ -270,24 +271,26 @@ class SmtpSession(asyncio.Protocol):
     def _on_rcpt(self, rest: str) -> None:
         found = _PATH.match(rest)
         if self._sender is None or found is None:
-            self._say("503 5.5.1 MAIL first" if found else "501 5.5.4 RCPT TO:<address>")
+            self.say("503 5.5.1 MAIL first" if found else "501 5.5.4 RCPT TO:<address>")
             return
         recipient = found[1]
         then = lambda: self._recipients.append(recipient)  # noqa: E731 - a name for what comes next
         self._answer("rcpt", "250 2.1.5 Recipient ok", recipient, then=then)
 
     def _on_data(self, rest: str) -> None:
-        if not self._recipients:
-            self._say("503 5.5.1 RCPT first")
-            return
-        self._answer("data", "354 Go ahead", self._recipients[-1], then=self._begin_data)
+        reply = "354 Go ahead" if self._recipients else "503 5.5.1 RCPT first"
+        self._answer("data", reply, self._last_recipient, then=self._begin_data)
+
+    @property
+    def _last_recipient(self) -> str:
+        return self._recipients[-1] if self._recipients else ""
 
     def _begin_data(self) -> None:
         self._in_data = True
         self._scanned = 0
         # Its line end lets an empty body's dot be found like any other; nothing of it is counted.
         self._buffer[:0] = b"\r\n"
-        self._body = self._server.script.at("body", self._recipients[-1])
+        self._body = self._server.script.at("body", self._last_recipient)
         if self._body is not None and self._body.action == "stall" and not self._body.after:
             self._stall_body()
 
@@ -296,10 +299,10 @@ class SmtpSession(asyncio.Protocol):
         self._answer("rset", "250 2.0.0 Reset")
 
     def _on_noop(self, rest: str) -> None:
-        self._say("250 2.0.0 Ok")
+        self.say("250 2.0.0 Ok")
 
     def _on_quit(self, rest: str) -> None:
-        self._say("221 2.0.0 Bye")
+        self.say("221 2.0.0 Bye")
         self._held = True
         self._transport.close()
 
@@ -333,7 +336,7 @@ class SmtpSession(asyncio.Protocol):
             self._transport.pause_reading()
             self._pause(wrong.seconds, self._transport.resume_reading)
         elif wrong.action in {"reply", "inject"}:
-            self._say(reply)
+            self.say(reply)
         elif wrong.action == "drip":
             self._drip(reply.encode() + b"\r\n", wrong.seconds)
         else:
@@ -344,10 +347,12 @@ class SmtpSession(asyncio.Protocol):
         self._transport.pause_reading()
 
     def _take_mail(self, message: bytes) -> None:
-        wrong = self._server.script.at("dot", self._recipients[-1])
+        wrong = self._server.script.at("dot", self._last_recipient)
         most = self._server.most_octets
         if most and len(message) > most:
-            self._say("552 5.3.4 Message too big")
+            self.say("552 5.3.4 Message too big")
+        elif not self._recipients:
+            self.say("554 5.5.1 No recipients")
         elif wrong is None:
             self._accept(message, None)
         elif wrong.takes_the_mail:
@@ -384,7 +389,7 @@ class SmtpSession(asyncio.Protocol):
         self._held = False
         reply = "250 2.0.0 Accepted"
         if wrong is None:
-            self._say(reply)
+            self.say(reply)
         else:
             self._misbehave(wrong, reply, lambda: None)
         if wrong is None or not wrong.action.startswith("accept"):
