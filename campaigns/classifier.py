@@ -83,6 +83,9 @@ class Rule:
 
 
 SETTING_UP = frozenset({Phase.CONNECT, Phase.GREETING, Phase.EHLO, Phase.STARTTLS, Phase.AUTH})
+OF_THE_CONNECTION = frozenset({421, 432, 454, 523, 524, 530, 534, 535, 538})
+"""Shutting down, authentication, encryption: never said of a recipient or a mail (RFC 5321, 4954, 3207)."""
+UNKNOWN_COMMAND = frozenset({500, 501, 502, 503, 504, 555})
 UNIT_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 LONGEST_WAIT_SECONDS = 86400.0
 MOST_READ = 2_000
@@ -114,7 +117,7 @@ def after_the_dot(result: SmtpResult) -> Classification:
     definite = result.phase is Phase.DOT and result.fault is None
     if definite and result.reply is not None and result.reply.is_refusal:
         return by_reply(Phase.DOT, result.reply)
-    silent = result.stop is None
+    silent = result.fault is not Fault.INTERNAL and result.stop is None
     return Classification(
         outcome=Outcome.UNCERTAIN, scope=Scope.SERVER, rule="no-reply-to-dot", counts_against_server=silent
     )
@@ -159,7 +162,7 @@ def by_rule(rule: Rule, reply: Reply) -> Classification:
 
 def by_enhanced_status(phase: Phase, reply: Reply) -> Classification | None:
     """RFC 3463 and IANA's registry of enhanced status codes; None where it has no say."""
-    if reply.enhanced is None or phase in SETTING_UP or reply.code == 421:
+    if reply.enhanced is None or phase in SETTING_UP or reply.code in OF_THE_CONNECTION:
         return None
     _, subject, detail = map(int, reply.enhanced.split("."))
     known = ENHANCED_STATUS.get((subject, detail), ENHANCED_STATUS.get((subject, None)))
@@ -223,7 +226,7 @@ def by_basic_code(phase: Phase, reply: Reply) -> Classification:
     """RFC 5321 section 4.2: the code and the command it answers."""
     wait_seconds = stated_wait(reply.text)
     name = f"code-{reply.code}-{phase}"
-    if phase in SETTING_UP or reply.code == 421 or is_protocol_error(reply.code):
+    if phase in SETTING_UP or reply.code in OF_THE_CONNECTION | UNKNOWN_COMMAND:
         return judged(Outcome.UNREACHABLE, Scope.SERVER, name)
     if phase is Phase.MAIL:
         temporary = judged(Outcome.UNREACHABLE, Scope.SERVER, name)
@@ -231,11 +234,6 @@ def by_basic_code(phase: Phase, reply: Reply) -> Classification:
     scope = Scope.RECIPIENT if phase is Phase.RCPT else Scope.MESSAGE
     outcome = Outcome.DEFERRED if reply.code < 500 else Outcome.REJECTED
     return judged(outcome, scope, name, wait_seconds)
-
-
-def is_protocol_error(code: int) -> bool:
-    """Commands, authentication, encryption: never said of a recipient or a mail (RFC 5321, 4954, 3207)."""
-    return 500 <= code <= 504 or code in {432, 454, 523, 524, 530, 534, 535, 538, 555}
 
 
 def judged(outcome: Outcome, scope: Scope, rule: str, wait_seconds: float | None = None) -> Classification:

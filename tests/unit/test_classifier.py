@@ -1,0 +1,261 @@
+"""Whose fault a reply was: every rule on its own sample, real replies, a held-out set, and properties."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+
+from campaigns.classifier import Classification, Outcome, Rule, Scope, classify, load_rules, read_reply
+from campaigns.reply import Fault, Phase, Reply, SmtpResult, Stop
+from tests.unit.strategies import REPEATABLE, results
+
+REPLIES = Path(__file__).parents[1] / "replies"
+HELD_OUT_OUTCOMES_FLOOR = 0.85
+HELD_OUT_SCOPES_FLOOR = 0.75
+SETTING_UP = [Phase.GREETING, Phase.EHLO, Phase.STARTTLS, Phase.AUTH]
+BEFORE_THE_DOT = [phase for phase in Phase if phase is not Phase.DOT]
+
+
+def load(name: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = tomllib.loads((REPLIES / name).read_text(encoding="utf-8"))["reply"]
+    return rows
+
+
+def judge(phase: str, line: str) -> Classification:
+    at = Phase(phase)
+    return classify(SmtpResult(phase=at, reply=read_reply(line), dot_sent=at is Phase.DOT))
+
+
+@pytest.mark.parametrize("rule", load_rules(), ids=lambda rule: rule.name)
+def test_each_rule_is_the_one_that_judges_its_own_sample(rule: Rule) -> None:
+    phase, reply = rule.sample
+    found = classify(SmtpResult(phase=phase, reply=reply, dot_sent=phase is Phase.DOT))
+    assert found.rule == rule.name
+    assert re.match(r"https://\S+$", rule.source)
+
+
+@pytest.mark.parametrize("row", load("known.toml"), ids=lambda row: row["reply"][:60])
+def test_a_known_reply_is_judged_as_its_documentation_says(row: dict[str, Any]) -> None:
+    found = judge(row["phase"], row["reply"])
+    assert (found.outcome, found.scope) == (row["outcome"], row["scope"])
+    if "wait_seconds" in row:
+        assert found.wait_seconds == row["wait_seconds"]
+
+
+def test_the_known_replies_are_many_and_each_has_its_source() -> None:
+    rows = load("known.toml")
+    assert len(rows) >= 40
+    assert {"Postfix", "Exim", "Exchange Online", "Gmail", "Yahoo", "SES", "SendGrid"} <= {
+        row["from"] for row in rows
+    }
+    assert all(row["source"].startswith("https://") for row in rows)
+
+
+def test_the_held_out_replies_are_judged_well_enough(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = load("held_out.toml")
+    found = [(row, judge(row["phase"], row["reply"])) for row in rows]
+    outcomes = [row for row, one in found if one.outcome == row["outcome"]]
+    scopes = [row for row, one in found if (one.outcome, one.scope) == (row["outcome"], row["scope"])]
+    with capsys.disabled():
+        print(
+            f"\nheld-out replies: {len(rows)}, outcome right {len(outcomes) / len(rows):.0%},"
+            f" outcome and scope right {len(scopes) / len(rows):.0%}"
+        )
+    assert len(rows) >= 20
+    assert len(outcomes) / len(rows) >= HELD_OUT_OUTCOMES_FLOOR
+    assert len(scopes) / len(rows) >= HELD_OUT_SCOPES_FLOOR
+
+
+def test_no_held_out_reply_is_among_those_that_the_rules_were_made_with() -> None:
+    made_with = {row["reply"] for row in load("known.toml")}
+    made_with |= {f"{rule.sample[1].code} {rule.sample[1].text}" for rule in load_rules()}
+    assert not made_with & {row["reply"] for row in load("held_out.toml")}
+
+
+@REPEATABLE
+@given(results())
+def test_every_result_has_an_answer_and_only_an_accepted_mail_is_sent(result: SmtpResult) -> None:
+    found = classify(result)
+    assert (found.outcome is Outcome.SENT) == result.ok
+    assert found.wait_seconds is None or 0 <= found.wait_seconds <= 86400
+    if found.counts_against_server:
+        assert found.outcome in {Outcome.UNREACHABLE, Outcome.UNCERTAIN}
+
+
+@REPEATABLE
+@given(results())
+def test_after_the_dot_only_a_definite_refusal_is_not_uncertain(result: SmtpResult) -> None:
+    if not result.dot_sent or result.ok:
+        return
+    refusal = result.reply is not None and result.reply.is_refusal
+    definite = result.phase is Phase.DOT and result.fault is None and refusal
+    assert (classify(result).outcome is not Outcome.UNCERTAIN) == definite
+
+
+@REPEATABLE
+@given(results())
+def test_before_the_dot_nothing_is_uncertain(result: SmtpResult) -> None:
+    assert result.dot_sent or classify(result).outcome is not Outcome.UNCERTAIN
+
+
+@pytest.mark.parametrize("fault", [Fault.CLOSED, Fault.TIMEOUT, Fault.GARBAGE, Fault.OVERSIZED])
+def test_silence_or_noise_after_the_dot_is_uncertain_and_counts_against_the_server(fault: Fault) -> None:
+    found = classify(SmtpResult(phase=Phase.DOT, fault=fault, dot_sent=True))
+    assert found.outcome is Outcome.UNCERTAIN
+    assert found.counts_against_server
+
+
+@pytest.mark.parametrize("line", ["354 go ahead", "199 what", "600 what", "-1 what", "0 what"])
+def test_an_odd_code_after_the_dot_is_uncertain(line: str) -> None:
+    assert judge("dot", line).outcome is Outcome.UNCERTAIN
+
+
+def test_what_we_stopped_after_the_dot_is_uncertain_and_not_the_servers_fault() -> None:
+    found = classify(SmtpResult(phase=Phase.DOT, dot_sent=True, stop=Stop.SHUTDOWN))
+    assert (found.outcome, found.counts_against_server) == (Outcome.UNCERTAIN, False)
+
+
+@pytest.mark.parametrize("stop", Stop)
+def test_what_we_stopped_before_the_dot_is_stopped(stop: Stop) -> None:
+    found = classify(SmtpResult(phase=Phase.COMMIT, stop=stop))
+    assert (found.outcome, found.stop) == (Outcome.STOPPED, stop)
+    assert not found.counts_against_server
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Fault.REFUSED, Fault.TIMEOUT, Fault.CLOSED, Fault.TLS, Fault.DNS, Fault.GARBAGE, Fault.OVERSIZED],
+)
+@pytest.mark.parametrize("phase", BEFORE_THE_DOT)
+def test_a_fault_before_the_dot_is_the_servers(phase: Phase, fault: Fault) -> None:
+    found = classify(SmtpResult(phase=phase, fault=fault))
+    assert (found.outcome, found.scope) == (Outcome.UNREACHABLE, Scope.SERVER)
+    assert found.counts_against_server
+
+
+@pytest.mark.parametrize(
+    ("fault", "outcome"),
+    [
+        (Fault.SIZE, Outcome.REJECTED),
+        (Fault.RENDER, Outcome.REJECTED),
+        (Fault.UTF8, Outcome.POLICY),
+        (Fault.INTERNAL, Outcome.DEFERRED),
+    ],
+)
+def test_a_fault_of_the_message_is_not_the_servers(fault: Fault, outcome: Outcome) -> None:
+    found = classify(SmtpResult(phase=Phase.MAIL, fault=fault))
+    assert (found.outcome, found.scope, found.counts_against_server) == (outcome, Scope.MESSAGE, False)
+
+
+@pytest.mark.parametrize("phase", SETTING_UP)
+@pytest.mark.parametrize(
+    "line", ["554 no", "550 5.1.1 no", "535 5.7.8 no", "454 4.7.0 no", "421 busy", "220 odd"]
+)
+def test_whatever_is_said_before_the_mail_is_the_servers_fault(phase: Phase, line: str) -> None:
+    if line.startswith("220"):
+        line = "250 unexpected"
+    assert judge(phase, line).outcome is Outcome.UNREACHABLE
+
+
+@pytest.mark.parametrize("phase", BEFORE_THE_DOT)
+def test_a_421_before_the_dot_is_the_servers_fault(phase: Phase) -> None:
+    found = judge(phase, "421 4.3.2 mail.example.com Service not available, closing transmission channel")
+    assert (found.outcome, found.counts_against_server) == (Outcome.UNREACHABLE, True)
+
+
+def test_a_421_at_rcpt_that_throttles_one_receiver_is_not_the_servers_fault() -> None:
+    found = judge(
+        "rcpt", "421 4.7.0 [TSS04] Messages from 192.0.2.7 temporarily deferred due to user complaints"
+    )
+    assert (found.outcome, found.scope) == (Outcome.DEFERRED, Scope.SERVER_DOMAIN)
+    assert not found.counts_against_server
+
+
+@pytest.mark.parametrize(
+    "line", ["550 no", "553 no", "554 no", "501 5.1.7 bad", "550 5.1.1 no", "450 later", "451 no"]
+)
+def test_a_refused_mail_from_is_never_the_recipients_fault(line: str) -> None:
+    found = judge("mail", line)
+    assert found.scope is not Scope.RECIPIENT
+    assert found.outcome is not Outcome.REJECTED
+
+
+@pytest.mark.parametrize(
+    "line", ["500 what", "502 not implemented", "503 5.5.1 bad sequence", "504 5.5.4 no"]
+)
+@pytest.mark.parametrize("phase", ["mail", "rcpt", "data", "dot"])
+def test_a_command_that_is_not_understood_is_the_servers_fault(phase: str, line: str) -> None:
+    assert judge(phase, line).outcome is Outcome.UNREACHABLE
+
+
+def test_a_452_is_never_final() -> None:
+    for phase in Phase:
+        for text in (
+            "",
+            "4.2.2 mailbox full",
+            "4.5.3 too many",
+            "4.3.1 storage",
+            "too many recipients",
+            "4.1.1 x",
+        ):
+            assert judge(phase, f"452 {text}").outcome is not Outcome.REJECTED
+
+
+@pytest.mark.parametrize(
+    ("phase", "line", "outcome", "scope"),
+    [
+        ("rcpt", "550 unheard of", "rejected", "recipient"),
+        ("rcpt", "450 unheard of", "deferred", "recipient"),
+        ("dot", "554 unheard of", "rejected", "message"),
+        ("dot", "451 unheard of", "deferred", "message"),
+        ("body", "552 unheard of", "rejected", "message"),
+        ("rcpt", "550 5.2.2 unheard of", "rejected", "recipient"),
+        ("rcpt", "450 4.2.2 unheard of", "deferred", "recipient"),
+        ("dot", "552 5.3.4 unheard of", "rejected", "message"),
+        ("rcpt", "452 4.5.3 unheard of", "full", "server"),
+        ("rcpt", "451 4.3.0 unheard of", "unreachable", "server"),
+        ("rcpt", "530 5.7.0 unheard of", "unreachable", "server"),
+        ("dot", "550 5.7.26 unheard of", "policy", "sender"),
+        ("rcpt", "550 5.7.606 unheard of", "policy", "server-domain"),
+        ("rcpt", "553 5.6.7 unheard of", "policy", "message"),
+        ("rcpt", "250 unheard of", "unreachable", "server"),
+    ],
+)
+def test_words_that_no_rule_knows_are_judged_by_their_codes(
+    phase: str, line: str, outcome: str, scope: str
+) -> None:
+    found = judge(phase, line)
+    assert (found.outcome, found.scope) == (outcome, scope)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("Greylisted, try again in 300 seconds", 300),
+        ("greylisted: please try again in 5 minutes", 300),
+        ("greylisted, come back after 1 hour", 3600),
+        ("greylisted, wait at least 90s", 90),
+        ("greylisted, retry in 400 days", 86400),
+        ("greylisted", None),
+        ("greylisted, error 300 in line 5", None),
+    ],
+)
+def test_a_reply_that_says_how_long_to_wait_is_heard(text: str, seconds: float | None) -> None:
+    assert judge("rcpt", f"451 4.7.1 {text}").wait_seconds == seconds
+
+
+def test_a_phrase_broken_over_lines_is_still_found() -> None:
+    reply = Reply.parse(
+        550,
+        "5.7.1 Unauthenticated email from example.com is not accepted due to\n5.7.1 domain's\n5.7.1 DMARC policy.",
+    )
+    found = classify(SmtpResult(phase=Phase.DOT, reply=reply, dot_sent=True))
+    assert (found.outcome, found.scope) == (Outcome.POLICY, Scope.SENDER)
+
+
+def test_a_server_that_ends_an_old_connection_is_not_ill() -> None:
+    found = judge("mail", "421 4.4.2 mail.example.com Error: timeout exceeded")
+    assert (found.outcome, found.counts_against_server) == (Outcome.UNREACHABLE, False)

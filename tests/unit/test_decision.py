@@ -1,0 +1,260 @@
+"""What follows from each outcome. `random` is 0 here unless a test says otherwise: no jitter."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from campaigns.classifier import Classification, Outcome, Scope, classify
+from campaigns.decision import Decision, Facts, decide
+from campaigns.reply import Stop
+from campaigns.settings import Delivery
+from campaigns.states import LEGAL, State
+from tests.unit.strategies import REPEATABLE, results
+
+NOW = 1_700_000_000.0
+DELIVERY = Delivery()
+RESEND = Delivery(on_uncertain="resend")
+BOTH = ("primary", "secondary")
+FINAL_SCOPES = [Scope.RECIPIENT, Scope.MESSAGE]
+
+
+def known(outcome: Outcome, scope: Scope = Scope.SERVER, **fields: object) -> Classification:
+    return Classification(outcome=outcome, scope=scope, rule="a-rule", **fields)  # type: ignore[arg-type]
+
+
+def facts(**fields: object) -> Facts:
+    given_facts = {
+        "server": "primary",
+        "route": BOTH,
+        "usable_servers": ("secondary",),
+        "domain": "example.com",
+    }
+    return Facts(**{**given_facts, "sender": "news@example.org", **fields})  # type: ignore[arg-type]
+
+
+def decided(
+    classification: Classification, its_facts: Facts, delivery: Delivery = DELIVERY, random: float = 0.0
+) -> Decision:
+    return decide(classification, its_facts, delivery, NOW, lambda: random)
+
+
+def test_an_accepted_mail_is_sent_and_its_task_succeeded() -> None:
+    decision = decided(known(Outcome.SENT), facts())
+    assert (decision.to, decision.task_state) == (State.SENT, "success")
+
+
+@pytest.mark.parametrize("scope", FINAL_SCOPES)
+def test_a_550_never_reroutes(scope: Scope) -> None:
+    decision = decided(known(Outcome.REJECTED, scope), facts())
+    assert decision == Decision(to=State.FAILED, task_state="failure")
+
+
+def test_a_deferral_waits_for_the_same_server_and_is_counted() -> None:
+    decision = decided(known(Outcome.DEFERRED, Scope.RECIPIENT), facts(first_attempt_at=NOW - 1))
+    assert decision == Decision(
+        to=State.PENDING, to_server="primary", wait_seconds=300, deferral=True, task_state="retry"
+    )
+
+
+@pytest.mark.parametrize(("deferrals", "seconds"), [(0, 300), (1, 900), (2, 3600), (3, 14400), (9, 14400)])
+def test_each_deferral_waits_longer_and_the_last_wait_repeats(deferrals: int, seconds: float) -> None:
+    assert decided(known(Outcome.DEFERRED), facts(deferrals=deferrals)).wait_seconds == seconds
+
+
+def test_a_wait_is_jittered_and_never_shorter_than_asked_for() -> None:
+    classification = known(Outcome.DEFERRED, wait_seconds=1000.0)
+    assert decided(classification, facts()).wait_seconds == 1000
+    assert 1000 < decided(classification, facts(), random=0.99).wait_seconds <= 1200
+
+
+def test_a_deferred_mail_is_given_up_after_the_time_for_it() -> None:
+    give_up = DELIVERY.give_up_after_seconds
+    late = facts(first_attempt_at=NOW - give_up, deferrals=7)
+    early = facts(first_attempt_at=NOW - give_up + 1, deferrals=7)
+    assert decided(known(Outcome.DEFERRED), late).to is State.FAILED
+    assert decided(known(Outcome.DEFERRED), early).to is State.PENDING
+
+
+def test_an_unreachable_servers_mail_goes_to_the_other_at_once() -> None:
+    decision = decided(known(Outcome.UNREACHABLE), facts(usable_servers=("third", "secondary")))
+    assert decision == Decision(to=State.QUEUED, to_server="third", task_state="retry")
+
+
+def test_mail_that_no_server_can_take_waits_a_little_and_is_never_given_up() -> None:
+    decision = decided(
+        known(Outcome.UNREACHABLE), facts(usable_servers=(), first_attempt_at=1.0, deferrals=99)
+    )
+    assert decision.to is State.PENDING
+    assert 1 <= decision.wait_seconds <= 10
+    assert not decision.deferral
+
+
+@pytest.mark.parametrize("outcome", [Outcome.UNREACHABLE, Outcome.FULL, Outcome.STOPPED, Outcome.POLICY])
+@pytest.mark.parametrize("usable", [(), ("secondary",)])
+def test_what_is_not_the_recipients_side_is_no_deferral(outcome: Outcome, usable: tuple[str, ...]) -> None:
+    assert not decided(known(outcome), facts(usable_servers=usable, first_attempt_at=1.0)).deferral
+
+
+def test_a_mail_that_makes_every_server_stumble_is_slowed_and_not_lost() -> None:
+    waits = [decided(known(Outcome.UNREACHABLE), facts(attempts=n)).wait_seconds for n in range(1, 14)]
+    assert waits[:4] == [0, 0, 0, 0]
+    assert waits[4:] == sorted(waits[4:])
+    assert waits[4] > 0
+    assert waits[-1] == 60
+
+
+def test_a_full_server_is_said_to_be_full_and_its_mail_goes_to_the_other() -> None:
+    decision = decided(known(Outcome.FULL, wait_seconds=900.0), facts())
+    assert (decision.to, decision.to_server, decision.full_seconds) == (State.QUEUED, "secondary", 900)
+
+
+def test_mail_waits_until_a_full_server_has_room_if_no_other_takes_it() -> None:
+    decision = decided(known(Outcome.FULL, wait_seconds=900.0), facts(usable_servers=()))
+    assert (decision.to, decision.wait_seconds, decision.full_seconds) == (State.PENDING, 900, 900)
+
+
+def test_a_server_that_does_not_say_how_long_it_is_full_is_full_for_a_minute() -> None:
+    assert decided(known(Outcome.FULL), facts()).full_seconds == 60
+
+
+def test_one_refusal_by_policy_tries_the_other_server_and_blames_nobody() -> None:
+    decision = decided(known(Outcome.POLICY, Scope.SENDER), facts())
+    assert decision == Decision(to=State.QUEUED, to_server="secondary", task_state="retry")
+
+
+def test_a_mail_that_every_server_of_its_route_refused_fails_alone() -> None:
+    decision = decided(
+        known(Outcome.POLICY, Scope.SENDER),
+        facts(tried_by_policy=frozenset({"secondary"}), policy_domains={"secondary": {"example.com"}}),
+    )
+    assert decision == Decision(to=State.FAILED, task_state="failure")
+
+
+def test_three_domains_refused_through_one_server_take_it_off_the_sender() -> None:
+    decision = decided(
+        known(Outcome.POLICY, Scope.SENDER), facts(policy_domains={"primary": {"a.example", "b.example"}})
+    )
+    assert (decision.to, decision.to_server) == (State.QUEUED, "secondary")
+    assert decision.block is not None
+    assert (decision.block.server, decision.block.sender, decision.block.domain) == (
+        "primary",
+        "news@example.org",
+        None,
+    )
+    assert decision.pause_reason is None
+
+
+def test_the_same_domain_over_and_over_takes_nothing_off() -> None:
+    decision = decided(
+        known(Outcome.POLICY, Scope.SENDER), facts(policy_domains={"primary": {"example.com", "b.example"}})
+    )
+    assert decision.block is None
+
+
+def test_three_domains_refused_through_every_server_pause_the_campaign() -> None:
+    domains = {"primary": {"a.example", "b.example"}, "secondary": {"a.example", "b.example", "c.example"}}
+    decision = decided(known(Outcome.POLICY, Scope.SENDER), facts(policy_domains=domains))
+    assert decision.to is State.PENDING
+    assert decision.pause_reason is not None
+    assert "primary, secondary" in decision.pause_reason
+    assert "@" not in decision.pause_reason
+    assert decision.block is None
+
+
+def test_a_route_of_one_server_is_paused_by_that_server_alone() -> None:
+    decision = decided(
+        known(Outcome.POLICY, Scope.SENDER),
+        facts(route=("primary",), usable_servers=(), policy_domains={"primary": {"a.example", "b.example"}}),
+    )
+    assert decision.pause_reason is not None
+
+
+def test_a_listed_server_is_taken_off_that_domain_alone() -> None:
+    domains = {"primary": {"a.example", "b.example", "c.example"}, "secondary": {"a", "b", "c"}}
+    decision = decided(known(Outcome.POLICY, Scope.SERVER_DOMAIN), facts(policy_domains=domains))
+    assert decision.block is not None
+    assert (decision.block.sender, decision.block.domain) == (None, "example.com")
+    assert (decision.to, decision.to_server, decision.pause_reason) == (State.QUEUED, "secondary", None)
+
+
+def test_refused_mail_waits_for_a_server_that_has_not_refused_it_but_is_down() -> None:
+    decision = decided(known(Outcome.POLICY, Scope.SENDER), facts(usable_servers=()))
+    assert decision.to is State.PENDING
+    assert decision.wait_seconds > 0
+
+
+def test_refused_mail_does_not_wait_for_a_server_that_is_taken_off_it() -> None:
+    decision = decided(
+        known(Outcome.POLICY, Scope.SENDER), facts(usable_servers=(), blocked=frozenset({"secondary"}))
+    )
+    assert decision.to is State.FAILED
+
+
+def test_a_mail_that_needs_utf8_goes_to_a_server_that_may_have_it_and_blocks_none() -> None:
+    domains = {name: {"a.example", "b.example", "c.example"} for name in BOTH}
+    decision = decided(known(Outcome.POLICY, Scope.MESSAGE), facts(policy_domains=domains))
+    assert decision == Decision(to=State.QUEUED, to_server="secondary", task_state="retry")
+    tried = facts(tried_by_policy=frozenset({"secondary"}))
+    assert decided(known(Outcome.POLICY, Scope.MESSAGE), tried).to is State.FAILED
+
+
+def test_an_uncertain_mail_is_held_for_the_operator() -> None:
+    decision = decided(known(Outcome.UNCERTAIN), facts())
+    assert (decision.to, decision.task_state) == (State.UNCERTAIN, "failure")
+
+
+def test_an_uncertain_mail_is_sent_again_only_where_that_is_asked_for_and_not_without_end() -> None:
+    assert decided(known(Outcome.UNCERTAIN), facts(first_attempt_at=NOW), RESEND).to is State.PENDING
+    late = facts(first_attempt_at=NOW - RESEND.give_up_after_seconds)
+    assert decided(known(Outcome.UNCERTAIN), late, RESEND).to is State.UNCERTAIN
+
+
+@pytest.mark.parametrize("stop", [stop for stop in Stop if stop is not Stop.FENCED])
+def test_what_we_stopped_is_free_again_at_once(stop: Stop) -> None:
+    decision = decided(known(Outcome.STOPPED, stop=stop), facts())
+    assert decision == Decision(to=State.PENDING, task_state="retry")
+
+
+def test_of_a_mail_that_is_anothers_by_now_nothing_is_recorded() -> None:
+    decision = decided(known(Outcome.STOPPED, stop=Stop.FENCED), facts())
+    assert decision == Decision(to=None, task_state="ignored")
+
+
+NAMES = st.sampled_from(["primary", "secondary", "third"])
+ANY_FACTS = st.builds(
+    Facts,
+    server=NAMES,
+    route=st.lists(NAMES, unique=True, min_size=1).map(tuple),
+    usable_servers=st.lists(NAMES, unique=True).map(tuple),
+    deferrals=st.integers(0, 1000),
+    attempts=st.integers(1, 10**6),
+    first_attempt_at=st.none() | st.floats(0, 2 * NOW),
+    tried_by_policy=st.frozensets(NAMES),
+    blocked=st.frozensets(NAMES),
+    policy_domains=st.dictionaries(NAMES, st.frozensets(st.sampled_from("abcde"))),
+    sender=st.just("news@example.org"),
+    domain=st.sampled_from("abcde"),
+)
+CLASSIFICATIONS = results().map(classify) | st.builds(
+    Classification,
+    outcome=st.sampled_from(Outcome),
+    scope=st.sampled_from(Scope),
+    rule=st.just("any"),
+    wait_seconds=st.none() | st.floats(0, 86400),
+    stop=st.none() | st.sampled_from(Stop),
+)
+
+
+@REPEATABLE
+@given(CLASSIFICATIONS, ANY_FACTS, st.sampled_from([DELIVERY, RESEND]), st.floats(0, 0.999))
+def test_everything_has_one_decision_that_the_state_machine_allows(
+    classification: Classification, its_facts: Facts, delivery: Delivery, random: float
+) -> None:
+    decision = decided(classification, its_facts, delivery, random)
+    assert decision.to is None or decision.to in LEGAL[State.COMMITTING]
+    assert (decision.to is State.SENT) == (classification.outcome is Outcome.SENT)
+    assert (decision.to is State.QUEUED) <= (decision.to_server in its_facts.usable_servers)
+    assert 0 <= decision.wait_seconds <= 2 * 86400
+    assert decision.deferral <= (classification.outcome is Outcome.DEFERRED)
+    assert (decision.task_state == "success") == (decision.to is State.SENT)
+    assert (decision.task_state == "failure") == (decision.to in {State.FAILED, State.UNCERTAIN})
