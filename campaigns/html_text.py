@@ -38,6 +38,7 @@ _CONFIG = ParserConfig(
 )
 # What means something else in HTML than in text, so that the text cannot be made from the template.
 _HTML_ONLY = re.compile(r"\|\s*(?:safe|e|escape|forceescape|tojson|striptags)\b")
+_EDGES = ("block_begin", "block_end", "variable_begin", "variable_end")
 _SIGNS = ("{{", "{%", "{#")
 
 
@@ -118,7 +119,8 @@ class _Marks:
             elif kind.startswith("comment"):
                 continue
             else:
-                tag.append(value)
+                # Blanks that `{%-` takes away are gone from the page; in the text they would be other ones.
+                tag.append(value.strip().strip("-+") if kind in _EDGES else value)
                 self.unfit = self.unfit or kind.startswith("raw")
             if kind in ("variable_end", "block_end"):
                 yield f"{self.mark}{len(self.tags)}z"
