@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from campaigns.demo.mail_record import AcceptedMail, read_records
+from campaigns.local.child import bound_command
 
 __all__ = ["SmtpServerProcess"]
 
@@ -24,6 +25,7 @@ class SmtpServerProcess:
     """Starts, kills and starts again a server on the same port, with the same record.
 
     `options` are further command-line options. Not for use within an event loop: it blocks for a moment.
+    It never outlives the thread that started it.
     """
 
     def __init__(
@@ -55,7 +57,9 @@ class SmtpServerProcess:
             *("--name", self.name, "--record", str(self.record), *self._options),
         ]
         with tempfile.TemporaryFile("w+") as errors:
-            self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)  # noqa: S603
+            self._process = subprocess.Popen(  # noqa: S603 - our own command line
+                bound_command(command), stdout=subprocess.PIPE, stderr=errors, text=True
+            )
             assert self._process.stdout is not None
             ready = self._process.stdout.readline()
             if not ready:

@@ -1,0 +1,1 @@
+"""The demo, and the scripted SMTP server that the tests use too."""
