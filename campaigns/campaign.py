@@ -180,7 +180,7 @@ class Campaign:
     def _note(self, before: Status, after: Status) -> None:
         if before is not after:
             self._client.ledger.record_event(
-                "campaign", campaign=self.name, from_state=before, to_state=after, reason="asked for"
+                "campaign", campaign=self.name, from_state=before, to_state=after, reason="by the operator"
             )
 
     def _view(self) -> View:

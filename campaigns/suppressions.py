@@ -31,7 +31,7 @@ class SuppressionReport:
 
 
 class Suppressions:
-    """The list. It is looked at when recipients are added; who is in a campaign already stays in it."""
+    """The list. Who is on it is added to campaigns as suppressed, and passed over where they wait already."""
 
     def __init__(self, client: Client) -> None:
         self._client = client

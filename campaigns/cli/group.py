@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from campaigns.cli.output import show_warnings
 from campaigns.errors import CampaignsError
 
 # In the order in which one meets them.
@@ -80,3 +81,4 @@ def main() -> None:
 
     The configuration is campaigns.toml in the working directory, or the file that CAMPAIGNS_CONFIG names.
     """
+    show_warnings()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -100,3 +101,28 @@ def seconds_text(seconds: float | None) -> str:
 def as_dicts(values: Sequence[Any]) -> list[dict[str, Any]]:
     """Values that know their own JSON."""
     return [value.to_dict() for value in values]
+
+
+class _OneLine(logging.Formatter):
+    """`warning: password file can be read by others: chmod 600 (file=...)`"""
+
+    def format(self, record: logging.LogRecord) -> str:
+        extra = {key: value for key, value in vars(record).items() if key not in _USUAL}
+        fields = ", ".join(f"{key}={value}" for key, value in extra.items())
+        return f"{record.levelname.lower()}: {record.getMessage()}" + (f" ({fields})" if fields else "")
+
+
+_USUAL = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
+
+
+def show_warnings() -> None:
+    """Warnings of the package go to standard error, one line each."""
+    logger = logging.getLogger("campaigns")
+    for handler in [one for one in logger.handlers if isinstance(one.formatter, _OneLine)]:
+        logger.removeHandler(handler)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine())
+    handler.setLevel(logging.WARNING)
+    logger.addHandler(handler)
+    # `servers` and `watch` say it in their own place.
+    logging.getLogger("campaigns.health").setLevel(logging.ERROR)

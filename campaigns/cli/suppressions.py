@@ -30,7 +30,7 @@ def suppress() -> None:
 @click.option("--reason", help="For whoever reads the list later.")
 @json_option
 def add(address: tuple[str, ...], reason: str | None, as_json: bool) -> None:
-    """Suppress one or more addresses, from now on. Mail that waits for them is not sent."""
+    """Suppress one or more addresses, from now on. Mail that waits for them already is not sent."""
     with Client(load_settings()) as client:
         added = sum(client.suppressions.add(one, reason) for one in address)
         if as_json:
