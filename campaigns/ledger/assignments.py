@@ -30,7 +30,7 @@ SELECT d.id, r.domain, d.server FROM delivery AS d JOIN recipient AS r ON r.id =
  ORDER BY d.next_attempt_at, d.id LIMIT :limit
 """
 _QUEUED_COUNTS = """
-SELECT d.server, count(*) FROM delivery AS d JOIN campaign AS c ON c.id = d.campaign_id
+SELECT d.server, count(*) AS n FROM delivery AS d JOIN campaign AS c ON c.id = d.campaign_id
  WHERE d.state = 'queued' AND c.status = 'running' GROUP BY d.server
 """
 _QUEUED = """
@@ -129,7 +129,7 @@ class Assignments(LedgerPart):
     def queued_counts(self) -> dict[str, int]:
         """How many deliveries of running campaigns are queued, by server."""
         with self.database.read() as connection:
-            return dict(connection.execute(statement(_QUEUED_COUNTS)).tuples().all())
+            return {row.server: row.n for row in connection.execute(statement(_QUEUED_COUNTS))}
 
     def stale_queued(
         self, server: str, older_than_seconds: float, limit: int = CHUNK

@@ -1,0 +1,203 @@
+"""What an operator may ask for, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from campaigns.errors import CampaignExists, TransitionRefused, UnknownCampaign
+from campaigns.ledger import Ledger
+from campaigns.states import State, Status
+from tests.crowd import Crowd, new_recipients
+
+
+def test_a_campaign_is_kept_as_it_was_given(ledger: Ledger) -> None:
+    created = ledger.create_campaign(
+        "spring",
+        sender="Ünal <u@example.org>",
+        subject="{{ x }}",
+        html="<p>",
+        headers={"X-A": "b"},
+        defaults={"x": "y"},
+        rate_per_second=2.5,
+    )
+    assert ledger.campaign("spring") == created == ledger.campaign_by_id(created.id)
+    assert (created.status, created.headers, created.defaults) == (Status.DRAFT, {"X-A": "b"}, {"x": "y"})
+    assert [one.name for one in ledger.campaigns()] == ["spring"]
+
+
+def test_a_name_is_taken_once(ledger: Ledger) -> None:
+    Crowd(ledger)
+    name = ledger.campaigns()[0].name
+    with pytest.raises(CampaignExists, match=name):
+        ledger.create_campaign(name, sender="a@b.example", subject="x")
+
+
+@pytest.mark.parametrize("what", ["campaign", "send", "pause", "resume", "cancel", "retry", "counts"])
+def test_an_unknown_name_is_said(ledger: Ledger, what: str) -> None:
+    call: Callable[[str], object] = getattr(ledger, what)
+    with pytest.raises(UnknownCampaign, match="nobody"):
+        call("nobody")
+
+
+def test_pausing_what_is_paused_is_no_failure(ledger: Ledger) -> None:
+    crowd = Crowd(ledger)
+    assert ledger.pause(crowd.name).status is Status.PAUSED
+    assert ledger.pause(crowd.name).status is Status.PAUSED
+    assert ledger.resume(crowd.name).status is Status.RUNNING
+    assert ledger.resume(crowd.name).status is Status.RUNNING
+
+
+def test_a_policy_pause_keeps_its_reason_until_the_resume(ledger: Ledger) -> None:
+    crowd = Crowd(ledger)
+    assert ledger.pause_by_policy(crowd.campaign_id, "SPF fails everywhere")
+    assert not ledger.pause_by_policy(crowd.campaign_id, "again")
+    assert ledger.counts(crowd.name).reason == "SPF fails everywhere"
+    assert ledger.resume(crowd.name).reason is None
+
+
+def test_a_scheduled_campaign_that_is_paused_and_resumed_keeps_its_time(ledger: Ledger) -> None:
+    crowd = Crowd(ledger, send=False)
+    at = ledger.now() + 3600
+    ledger.send(crowd.name, at=at)
+    ledger.pause(crowd.name)
+    assert ledger.resume(crowd.name).status is Status.SCHEDULED
+    assert ledger.send(crowd.name).status is Status.RUNNING
+
+
+@pytest.mark.parametrize("what", ["send", "pause", "resume", "retry"])
+def test_a_cancelled_campaign_stays_cancelled(ledger: Ledger, what: str) -> None:
+    crowd = Crowd(ledger)
+    ledger.cancel(crowd.name)
+    with pytest.raises(TransitionRefused, match="cancelled"):
+        getattr(ledger, what)(crowd.name)
+
+
+@pytest.mark.parametrize("what", ["pause", "resume", "retry"])
+def test_a_draft_can_only_be_sent_or_cancelled(ledger: Ledger, what: str) -> None:
+    crowd = Crowd(ledger, send=False)
+    with pytest.raises(TransitionRefused, match="draft"):
+        getattr(ledger, what)(crowd.name)
+
+
+def test_cancel_takes_all_that_is_before_its_commit_point(ledger: Ledger) -> None:
+    crowd = Crowd(ledger, 5)
+    claims = crowd.claim(ids=crowd.ids[:3])
+    crowd.commit(claims[:1])
+    crowd.report(claims[1], State.FAILED)
+    crowd.queue(ids=crowd.ids[3:4])
+    assert ledger.cancel(crowd.name) == 3
+    counts = crowd.counts()
+    assert (counts.states[State.CANCELLED], counts.states[State.COMMITTING]) == (3, 1)
+    assert counts.states[State.FAILED] == 1
+    assert crowd.commit([claims[2]]) == [False]
+    assert crowd.report(claims[0], State.SENT).state is State.SENT
+    assert ledger.cancel(crowd.name) == 0
+
+
+def test_cancel_goes_in_chunks_through_more_than_one(ledger: Ledger) -> None:
+    crowd = Crowd(ledger, 1203)
+    assert ledger.cancel(crowd.name) == 1203
+    assert crowd.in_state(State.CANCELLED) == 1203
+
+
+def test_a_retry_gives_the_failed_a_new_start(ledger: Ledger) -> None:
+    crowd = Crowd(ledger, 2)
+    claims = crowd.claim()
+    crowd.report(claims[0], State.FAILED, deferral=True)
+    crowd.report(claims[1], State.SENT)
+    ledger.finish_idle()
+    retried = ledger.retry(crowd.name)
+    assert (retried.moved, retried.left) == (1, 0)
+    row = crowd.row()
+    assert (row["state"], row["fence"], row["deferrals"], row["first_attempt_at"]) == ("pending", 2, 0, None)
+    assert ledger.campaign(crowd.name).status is Status.RUNNING
+    assert crowd.in_state(State.SENT) == 1
+
+
+def test_a_retry_of_nothing_leaves_a_finished_campaign_finished(ledger: Ledger) -> None:
+    crowd = Crowd(ledger)
+    crowd.report(crowd.claim()[0], State.SENT)
+    ledger.finish_idle()
+    assert ledger.retry(crowd.name).moved == 0
+    assert ledger.campaign(crowd.name).status is Status.FINISHED
+
+
+def test_uncertain_is_not_retried_before_the_dots_deadline(ledger: Ledger) -> None:
+    crowd = Crowd(ledger, 2)
+    crowd.uncertain()
+    early = ledger.retry(crowd.name, "uncertain", not_before_seconds=600)
+    assert (early.moved, early.left) == (0, 2)
+    crowd.set("updated_at", ledger.now() - 601)
+    late = ledger.retry(crowd.name, "uncertain", not_before_seconds=600)
+    assert (late.moved, late.left) == (2, 0)
+    assert crowd.row()["fence"] == 2
+
+
+@pytest.mark.parametrize("state", sorted(set(State) - {State.FAILED, State.UNCERTAIN}))
+def test_nothing_else_is_retried(ledger: Ledger, state: State) -> None:
+    crowd = Crowd(ledger)
+    with pytest.raises(TransitionRefused, match="cannot be retried"):
+        ledger.retry(crowd.name, state)
+
+
+def test_a_retry_in_a_paused_campaign_waits_for_the_resume(ledger: Ledger) -> None:
+    crowd = Crowd(ledger)
+    crowd.report(crowd.claim()[0], State.FAILED)
+    ledger.pause(crowd.name)
+    assert ledger.retry(crowd.name).moved == 1
+    assert ledger.campaign(crowd.name).status is Status.PAUSED
+
+
+@pytest.mark.parametrize("over", ["finished", "cancelled"])
+def test_nobody_is_added_to_what_is_over(ledger: Ledger, over: str) -> None:
+    crowd = Crowd(ledger, 0)
+    assert ledger.finish_idle() == [crowd.name] if over == "finished" else ledger.cancel(crowd.name) == 0
+    with pytest.raises(TransitionRefused, match=over):
+        ledger.add_recipients(crowd.campaign_id, new_recipients(1))
+
+
+def test_deliveries_are_read_in_pages_and_by_state(ledger: Ledger) -> None:
+    crowd = Crowd(ledger, 1001)
+    crowd.report(crowd.claim(ids=crowd.ids[:1])[0], State.FAILED, reply="550 5.1.1 no such user")
+    assert [one.id for one in ledger.deliveries(crowd.name)] == crowd.ids
+    (failed,) = ledger.deliveries(crowd.name, "failed")
+    assert (failed.email, failed.server, failed.reply) == (
+        "person0@example.com",
+        "primary",
+        "550 5.1.1 no such user",
+    )
+    assert "person0" not in repr(failed)
+
+
+def test_events_are_read_back_the_oldest_first(ledger: Ledger) -> None:
+    for number in range(3):
+        ledger.record_event(
+            "breaker", server="primary", from_state="closed", to_state="open", reason=f"refused {number}"
+        )
+    ledger.record_event("paused", campaign="spring")
+    assert [one.reason for one in ledger.events(server="primary", limit=2)] == ["refused 1", "refused 2"]
+    (paused,) = ledger.events(campaign="spring")
+    assert paused.at == pytest.approx(ledger.now(), abs=5)
+
+
+def test_a_block_holds_until_its_time(ledger: Ledger) -> None:
+    ledger.add_block("primary", sender="a@b.example", reason="SPF", until=ledger.now() + 60)
+    ledger.add_block("primary", domain="gmail.example", reason="listed", until=ledger.now() - 1)
+    ledger.add_block("secondary", reason="for good")
+    assert [(one.server, one.reason) for one in ledger.blocks()] == [
+        ("primary", "SPF"),
+        ("secondary", "for good"),
+    ]
+    assert ledger.remove_blocks("secondary") == 1
+
+
+def test_policy_refusals_are_told_by_server_and_domain(ledger: Ledger) -> None:
+    crowd = Crowd(ledger, 1)
+    ledger.add_recipients(crowd.campaign_id, new_recipients(1, domain="other.example"))
+    crowd.ids = [one.id for one in ledger.deliveries(crowd.name)]
+    for claim in crowd.claim():
+        crowd.report(claim, State.PENDING, outcome="policy")
+    assert ledger.policy_refusals(crowd.campaign_id) == {"primary": {"example.com", "other.example"}}
+    assert ledger.policy_refusers(crowd.ids[0]) == {"primary"}

@@ -1,0 +1,82 @@
+"""Adding recipients, going on after a kill, and suppressions."""
+
+from __future__ import annotations
+
+import pytest
+
+from campaigns.errors import TransitionRefused
+from campaigns.ledger import Added, ImportProgress, Ledger
+from campaigns.states import State
+from tests.crowd import Crowd, new_recipients
+
+
+def test_duplicates_within_a_batch_and_across_batches_are_counted_and_not_added(ledger: Ledger) -> None:
+    crowd = Crowd(ledger, 3, send=False)
+    rows = new_recipients(3, start=2)
+    assert ledger.add_recipients(crowd.campaign_id, [*rows, rows[1]]) == Added(
+        added=2, duplicate=2, suppressed=0
+    )
+    assert crowd.counts().total == 5
+
+
+def test_the_same_address_may_be_in_two_campaigns(ledger: Ledger) -> None:
+    assert Crowd(ledger, 3).counts().total == Crowd(ledger, 3).counts().total == 3
+
+
+def test_suppressed_addresses_are_added_as_suppressed(ledger: Ledger) -> None:
+    assert ledger.suppress([("person1@example.com", "person1@example.com", "asked for it")]) == 1
+    assert ledger.suppress([("person1@example.com", "person1@example.com", None)]) == 0
+    crowd = Crowd(ledger, 3)
+    assert crowd.in_state(State.SUPPRESSED) == 1
+    assert len(ledger.due(10)) == 2
+    (entry,) = ledger.suppressions()
+    assert (entry.email, entry.reason) == ("person1@example.com", "asked for it")
+    assert ledger.unsuppress("person1@example.com") and not ledger.unsuppress("person1@example.com")
+
+
+def test_who_is_suppressed_later_gets_nothing_either(ledger: Ledger) -> None:
+    crowd = Crowd(ledger, 3)
+    crowd.queue(ids=crowd.ids[1:2])
+    crowd.claim(ids=crowd.ids[2:])
+    ledger.suppress([(f"person{n}@example.com", f"person{n}@example.com", None) for n in range(3)])
+    counts = crowd.counts()
+    assert (counts.states[State.SUPPRESSED], counts.states[State.CLAIMED]) == (2, 1)
+
+
+def test_an_import_that_was_killed_goes_on_exactly(ledger: Ledger) -> None:
+    crowd = Crowd(ledger, 0, send=False)
+    begun = ledger.begin_import(crowd.campaign_id, "digest")
+    step = ImportProgress(import_id=begun.id, from_line=0, from_position=0, line=3, position=120, rejected=1)
+    ledger.add_recipients(crowd.campaign_id, new_recipients(2), step)
+    again = ledger.begin_import(crowd.campaign_id, "digest")
+    assert (again.id, again.line, again.position) == (begun.id, 3, 120)
+    assert (again.added, again.duplicate, again.rejected) == (2, 0, 1)
+    last = ImportProgress(
+        import_id=begun.id, from_line=3, from_position=120, line=5, position=200, finished=True
+    )
+    ledger.add_recipients(crowd.campaign_id, new_recipients(2, start=2), last)
+    (done,) = ledger.imports(crowd.campaign_id)
+    assert done.finished and done.added == 4
+
+
+def test_two_processes_cannot_import_the_same_piece(ledger: Ledger) -> None:
+    crowd = Crowd(ledger, 0, send=False)
+    begun = ledger.begin_import(crowd.campaign_id, "digest")
+    step = ImportProgress(import_id=begun.id, from_line=0, from_position=0, line=2, position=50)
+    ledger.add_recipients(crowd.campaign_id, new_recipients(2), step)
+    with pytest.raises(TransitionRefused, match="another process"):
+        ledger.add_recipients(crowd.campaign_id, new_recipients(2, start=5), step)
+    assert crowd.counts().total == 2
+
+
+def test_merge_fields_come_back_as_they_went_in(ledger: Ledger) -> None:
+    crowd = Crowd(ledger, 0)
+    odd = new_recipients(1)[0]
+    fields = {"nul": "a\0b", "surrogate": "\udcff", "quote": "'\"\\", "script": "日本語", "empty": ""}
+    ledger.add_recipients(crowd.campaign_id, [type(odd)(**{**_fields_of(odd), "fields": fields})])
+    crowd.ids = [one.id for one in ledger.deliveries(crowd.name)]
+    assert crowd.claim()[0].fields == fields
+
+
+def _fields_of(recipient: object) -> dict[str, object]:
+    return {name: getattr(recipient, name) for name in ("email", "dedupe_key", "domain", "fields")}

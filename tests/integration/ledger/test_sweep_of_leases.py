@@ -1,0 +1,124 @@
+"""Leases that ran out, campaigns that start and finish, workers that report themselves."""
+
+from __future__ import annotations
+
+import pytest
+
+from campaigns.ledger import Ledger, Swept
+from campaigns.states import State, Status
+from tests.crowd import Crowd
+
+
+def expire(crowd: Crowd) -> None:
+    with_lease = crowd.ledger.now() - 1
+    crowd.set("lease_until", with_lease)
+
+
+def test_the_lease_of_a_dead_worker_is_free_again(ledger: Ledger) -> None:
+    crowd = Crowd(ledger, 2)
+    (committed, _) = crowd.claim()
+    crowd.commit([committed])
+    assert ledger.sweep_leases() == Swept(pending=0, uncertain=0, failed=0)
+    expire(crowd)
+    assert ledger.sweep_leases() == Swept(pending=1, uncertain=1, failed=0)
+    assert ledger.sweep_leases() == Swept(pending=0, uncertain=0, failed=0)
+    assert crowd.row(crowd.ids[1])["crashes"] == 1
+    assert {attempt["outcome"] for attempt in crowd.attempts()} == {"crashed", "uncertain"}
+    crowd.counts()
+
+
+def test_a_delivery_that_kills_every_worker_fails(ledger: Ledger) -> None:
+    crowd = Crowd(ledger)
+    for _ in range(2):
+        crowd.claim()
+        expire(crowd)
+        swept = ledger.sweep_leases(max_crashes=2)
+    assert swept.failed == 1
+    assert "vanished" in crowd.row()["reply"]
+
+
+def test_the_sweep_takes_small_steps(ledger: Ledger) -> None:
+    crowd = Crowd(ledger, 5)
+    crowd.claim()
+    expire(crowd)
+    assert [ledger.sweep_leases(limit=2).pending for _ in range(4)] == [2, 2, 1, 0]
+
+
+def test_an_attempt_resolves_what_the_sweep_doubted(ledger: Ledger) -> None:
+    crowd = Crowd(ledger)
+    (claim,) = crowd.committing()
+    expire(crowd)
+    ledger.sweep_leases()
+    assert crowd.state() is State.UNCERTAIN
+    assert crowd.report(claim, State.SENT).state is State.SENT
+    assert crowd.in_state(State.UNCERTAIN) == 0
+
+
+def test_what_a_killed_cancel_left_behind_is_swept(ledger: Ledger) -> None:
+    crowd = Crowd(ledger, 4)
+    crowd.claim(ids=crowd.ids[:1])
+    crowd.queue(ids=crowd.ids[1:2])
+    with ledger.database.write() as connection:  # as if it was killed right after the status
+        connection.exec_driver_sql("UPDATE campaign SET status = 'cancelled'")
+    expire(crowd)
+    assert ledger.sweep_leases().cancelled == 4
+    assert crowd.in_state(State.CANCELLED) == 4
+
+
+def test_a_scheduled_campaign_starts_when_its_time_has_come(ledger: Ledger) -> None:
+    early, late = Crowd(ledger, send=False), Crowd(ledger, send=False)
+    ledger.send(early.name, at=ledger.now() - 1)
+    ledger.send(late.name, at=ledger.now() + 3600)
+    assert ledger.due(10) == []
+    assert ledger.start_scheduled() == [early.name]
+    assert ledger.start_scheduled() == []
+    assert ledger.campaign(early.name).started_at is not None
+    assert ledger.campaign(late.name).status is Status.SCHEDULED
+
+
+@pytest.mark.parametrize("alive", ["pending", "queued", "claimed", "committing"])
+def test_a_campaign_with_somebody_alive_is_not_finished(ledger: Ledger, alive: str) -> None:
+    crowd = Crowd(ledger)
+    {"pending": list, "queued": crowd.queue, "claimed": crowd.claim, "committing": crowd.committing}[alive]()
+    assert crowd.in_state(State(alive)) == 1
+    assert ledger.finish_idle() == []
+
+
+def test_rows_decide_whether_a_campaign_is_finished_even_if_counters_lie(ledger: Ledger) -> None:
+    crowd = Crowd(ledger)
+    with ledger.database.write() as connection:
+        connection.exec_driver_sql("DELETE FROM counter")
+    assert ledger.finish_idle() == []
+    assert ledger.campaign(crowd.name).status is Status.RUNNING
+
+
+def test_uncertain_does_not_keep_a_campaign_from_being_finished(ledger: Ledger) -> None:
+    crowd = Crowd(ledger)
+    crowd.uncertain()
+    assert ledger.finish_idle() == [crowd.name]
+    assert ledger.finish_idle() == []
+    assert ledger.campaign(crowd.name).finished_at is not None
+
+
+def test_a_paused_campaign_is_not_finished(ledger: Ledger) -> None:
+    crowd = Crowd(ledger)
+    crowd.uncertain()
+    ledger.pause(crowd.name)
+    assert ledger.finish_idle() == []
+
+
+def test_workers_report_themselves_and_are_forgotten(ledger: Ledger) -> None:
+    for rate in (1.0, 2.0):
+        ledger.heartbeat("worker-1", ["primary"], "host", 7, rate)
+    (worker,) = ledger.live_workers(30)
+    assert (worker.owner, worker.servers, worker.pid, worker.sent_per_second) == (
+        "worker-1",
+        ("primary",),
+        7,
+        2.0,
+    )
+    assert ledger.forget_workers(30) == 0
+    with ledger.database.write() as connection:
+        connection.exec_driver_sql("UPDATE worker SET seen_at = seen_at - 60")
+    assert ledger.live_workers(30) == []
+    assert ledger.forget_workers(30) == 1
