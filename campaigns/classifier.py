@@ -82,6 +82,7 @@ class Rule:
         )
 
 
+ANSWERS_THE_MESSAGE = frozenset({Phase.DATA, Phase.BODY, Phase.COMMIT, Phase.DOT})
 SETTING_UP = frozenset({Phase.CONNECT, Phase.GREETING, Phase.EHLO, Phase.STARTTLS, Phase.AUTH})
 OF_THE_CONNECTION = frozenset({421, 432, 454, 523, 524, 530, 534, 535, 538})
 """Shutting down, authentication, encryption: never said of a recipient or a mail (RFC 5321, 4954, 3207)."""
@@ -166,6 +167,8 @@ def by_enhanced_status(phase: Phase, reply: Reply) -> Classification | None:
         return None
     _, subject, detail = map(int, reply.enhanced.split("."))
     known = ENHANCED_STATUS.get((subject, detail), ENHANCED_STATUS.get((subject, None)))
+    if subject == 7 and phase in ANSWERS_THE_MESSAGE:
+        known = SECURITY_OF_MESSAGE.get(detail, MESSAGE)
     if known is None or (phase is Phase.MAIL and known.scope is Scope.RECIPIENT):
         return None
     outcome = known.for_now if reply.code < 500 else known.for_good
@@ -220,6 +223,14 @@ ENHANCED_STATUS: Mapping[tuple[int, int | None], Meaning] = {
     (7, 25): LISTED,
     (7, 28): LISTED,
 }
+
+
+SECURITY_OF_MESSAGE = {
+    detail: meaning
+    for (subject, detail), meaning in ENHANCED_STATUS.items()
+    if subject == 7 and meaning in (SENDER, LISTED)
+}
+"""Of X.7.z what can be said of a mail that was let in: authentication and encryption of the session cannot."""
 
 
 def by_basic_code(phase: Phase, reply: Reply) -> Classification:

@@ -127,7 +127,9 @@ def test_a_known_local_part_is_hidden_where_it_stands_alone() -> None:
 
 
 def test_a_reply_without_an_address_is_kept_word_for_word() -> None:
-    text = "550 5.7.1 Service unavailable, Client host [192.0.2.7] blocked; see https://example.com/?p=1 (AS3130)"
+    text = (
+        "550 5.7.1 Service unavailable, Client host [192.0.2.7] blocked; see https://example.com/?p=1 (AS1)"
+    )
     assert redact(text) == text
 
 

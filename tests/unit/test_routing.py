@@ -14,6 +14,7 @@ from tests.unit.strategies import REPEATABLE
 
 NOW = 1_700_000_000.0
 PLENTY = 10**9
+NOTHING_OWED = Share()
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def split(
     due: Iterable[Due],
     weights: Mapping[str, float],
     room: Mapping[str, int] | None = None,
-    share: Share = Share(),
+    share: Share = NOTHING_OWED,
     spill: bool = False,
 ) -> Assignment:
     room = dict.fromkeys(weights, PLENTY) if room is None else room
