@@ -137,7 +137,7 @@ class Standing:
                 server=block.server,
                 sender=block.sender,
                 domain=block.domain,
-                seconds=None if block.until is None else block.until - self._fleet.now(),
+                until=block.until,
                 reason=block.reason,
             )
         if decision.pause_reason is not None:
