@@ -33,7 +33,7 @@ class SmtpServerProcess:
     ) -> None:
         self.record, self.name, self.port = record, name, port
         self._options = tuple(options)
-        self._control = 0
+        self.control_port = 0
         self._process: subprocess.Popen[str] | None = None
 
     def __repr__(self) -> str:
@@ -67,7 +67,7 @@ class SmtpServerProcess:
                 errors.seek(0)
                 raise RuntimeError(f"{self!r} did not start: {errors.read().strip()}")
         where = json.loads(ready)
-        self.port, self._control = where["port"], where["control"]
+        self.port, self.control_port = where["port"], where["control"]
         return self
 
     def kill(self) -> None:
@@ -122,7 +122,7 @@ class SmtpServerProcess:
 
     def control(self, command: Mapping[str, Any]) -> dict[str, Any]:
         """Send one command. Raises ValueError with the server's objection, OSError if the server is away."""
-        with socket.create_connection(("127.0.0.1", self._control), timeout=_CONTROL_SECONDS) as channel:
+        with socket.create_connection(("127.0.0.1", self.control_port), timeout=_CONTROL_SECONDS) as channel:
             channel.sendall(json.dumps(command).encode() + b"\n")
             with channel.makefile() as answers:
                 answer: dict[str, Any] = json.loads(answers.readline())

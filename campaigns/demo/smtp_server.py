@@ -19,8 +19,8 @@ and the sender's one at MAIL (mail-450@). The control channel takes JSON objects
     {"clear": true}   {"stats": true}   {"extensions": ["SIZE 1000", "8BITMIME"]}
     {"listen": false}   {"disconnect": true}
 
-Phases: greeting ehlo starttls auth mail rcpt data body dot rset. Actions: reply, delay, drop, stall, drip (a byte
-every `seconds`), garbage, oversized, cut (ends within a multi-line reply), inject (says one reply too many),
+Phases: greeting ehlo starttls auth mail rcpt data body dot rset. Actions: reply, delay, drop, stall, drip (a
+byte every `seconds`), garbage, oversized, cut (ends in a multi-line reply), inject (says one reply too many),
 accept-drop, accept-stall. In the body, `after` says how many octets are read first.
 """
 
@@ -86,6 +86,8 @@ class ScriptedSmtpServer:
         self.script = Script()
         self.stats: Counter[str] = Counter()
         self.sessions: set[SmtpSession] = set()
+        self.last_ehlo = ""
+        self.last_mail_parameters = ""
         self._extensions = tuple(extensions)
         self._receive_buffer_octets = receive_buffer_octets
         self._run = secrets.token_hex(4)

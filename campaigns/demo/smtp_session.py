@@ -183,6 +183,7 @@ class SmtpSession(asyncio.Protocol):
 
     def _on_ehlo(self, rest: str) -> None:
         self._reset()
+        self._server.last_ehlo = rest
         extensions = self._server.announced(is_secure=self._is_secure)
         self._answer("ehlo", "\n".join(f"250 {line}" for line in [self._server.name, *extensions]))
 
@@ -251,7 +252,8 @@ class SmtpSession(asyncio.Protocol):
         if found is None:
             self.say("501 5.5.4 MAIL FROM:<address>")
             return
-        sender, parameters = found[1], found[2]
+        sender, parameters = found[1], found[2].strip()
+        self._server.last_mail_parameters = parameters
         reply = self._objection(sender, parameters) or "250 2.1.0 Sender ok"
         self._answer("mail", reply, sender, then=lambda: setattr(self, "_sender", sender))
 
