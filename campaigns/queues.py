@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from celery import Celery
+from celery import Celery, signals
 from kombu import Exchange, Queue
 
 from campaigns.broker import check_broker, is_redis
@@ -77,6 +77,13 @@ class WorkerConcurrency(int):
     def for_queues(self, queues: list[str]) -> int:
         """Tasks at a time for a worker that reads these queues."""
         return _tasks(sum(self.connections.get(name, 0) for name in queues))
+
+
+@signals.worker_init.connect(weak=False)
+def _follow_the_connections(sender: Any, **_: Any) -> None:
+    """-c, where given, has put a plain number there."""
+    if isinstance(sender.concurrency, WorkerConcurrency):
+        sender.concurrency = sender.concurrency.for_queues(list(sender.app.amqp.queues.consume_from))
 
 
 def _tasks(connections: int) -> int:

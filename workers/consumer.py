@@ -7,12 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from celery import signals
 from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer as _Consumer
 from celery.worker.state import maybe_shutdown
-
-from campaigns.queues import WorkerConcurrency
 
 __all__ = ["Consumer"]
 
@@ -38,6 +35,9 @@ class Consumer(_StockConsumer):  # type: ignore[misc]  # see above
     def __init__(self, *args: Any, worker_options: dict[str, Any] | None = None, **kwargs: Any) -> None:
         options = {**(worker_options or {}), "without_mingle": True, "without_gossip": True}
         self._events_scheduled = False
+        # Two lines a mail would be most of the log, and no small part of the work.
+        get_logger("celery.worker.strategy").setLevel(logging.WARNING)
+        get_logger("celery.app.trace").setLevel(logging.WARNING)
         super().__init__(*args, worker_options=options, **kwargs)
 
     def connection_for_read(self, heartbeat: float | None = None) -> Any:
@@ -100,17 +100,3 @@ def _reminder(conn: Any) -> Callable[[Exception, float], None]:
             log.error("the broker at %s cannot be reached, waiting for it: %s", conn.as_uri(), error)
 
     return on_error
-
-
-@signals.worker_init.connect(weak=False)
-def _follow_the_connections(sender: Any, **_: Any) -> None:
-    """As many tasks at a time as the servers of this worker's queues have use for; -c says otherwise."""
-    if isinstance(sender.concurrency, WorkerConcurrency):
-        sender.concurrency = sender.concurrency.for_queues(list(sender.app.amqp.queues.consume_from))
-
-
-@signals.worker_init.connect(weak=False)
-def _quiet_the_log(**_: Any) -> None:
-    """Two lines a mail would be most of the log, and no small part of the work."""
-    get_logger("celery.worker.strategy").setLevel(logging.WARNING)
-    get_logger("celery.app.trace").setLevel(logging.WARNING)

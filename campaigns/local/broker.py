@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from campaigns.errors import BrokerError, BrokerUnavailable
 from campaigns.local.child import bound_command
@@ -130,7 +132,8 @@ class EmbeddedBroker:
 
     def ping(self) -> None:
         """Raises BrokerUnavailable unless the server answers within a second."""
-        with redis.Redis(unix_socket_path=str(self.socket), socket_timeout=1.0) as client:
+        once = Retry(NoBackoff(), 0)
+        with redis.Redis(unix_socket_path=str(self.socket), socket_timeout=1.0, retry=once) as client:
             try:
                 client.ping()
             except (redis.RedisError, OSError) as error:

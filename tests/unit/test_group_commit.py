@@ -26,7 +26,7 @@ class Writer:
         self.batches.append(list(operations))
         if self.error:
             raise self.error
-        return [ValueError("odd") if number == 13 else number * 2 for number in operations]
+        return [ValueError("odd") if number == 666 else number * 2 for number in operations]
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ async def test_operations_are_written_together_in_the_order_of_their_submission(
 
 async def test_a_result_that_is_an_exception_is_raised_to_its_own_waiter_alone(writer):
     group = GroupCommit(writer)
-    one, bad, two = await asyncio.gather(*(group.submit(n) for n in (1, 13, 2)), return_exceptions=True)
+    one, bad, two = await asyncio.gather(*(group.submit(n) for n in (1, 666, 2)), return_exceptions=True)
     assert (one, two) == (2, 4) and isinstance(bad, ValueError)
     await group.close()
 
