@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, cast
 import aiosmtplib
 
 from campaigns.errors import CampaignsError
-from campaigns.reply import Fault, Phase, Reply, SmtpResult, Stop
+from campaigns.reply import Fault, Phase, Reply, SmtpResult, Stop, redact
 from workers.deadlines import Deadlines
 from workers.dialogue import Dialogue
 from workers.envelope import Envelope
@@ -40,7 +40,7 @@ class SmtpFailure(CampaignsError):  # noqa: N818 - it says what happened
     """A connection could not be opened. `result` says in which phase, and why."""
 
     def __init__(self, result: SmtpResult) -> None:
-        said = f"{result.reply.code} {result.reply.text}" if result.reply else result.detail or result.fault
+        said = result.reply or result.detail or result.fault or result.stop
         super().__init__(f"{result.phase}: {said}")
         self.result = result
 
@@ -116,8 +116,8 @@ class SmtpConnection:
 
         `body`: any bytes; line ends and dots are taken care of. `commit_point` returns None for go. `on_dot`
         is called immediately before the dot is written: whoever is cancelled after that does not know whether
-        the mail was taken. What the server does is in the result; cancellation and what the callbacks raise come
-        out as exceptions, and then the connection is aborted.
+        the mail was taken. What the server does is in the result; cancellation and what the callbacks raise
+        come out as exceptions, and then the connection is aborted.
         """
         transaction = Transaction(
             self._dialogue,
@@ -234,7 +234,8 @@ def _failure(phase: Phase, error: Exception) -> SmtpResult:
     if isinstance(error, aiosmtplib.SMTPConnectResponseError) or isinstance(cause, aiosmtplib.SMTPException):
         phase = Phase.GREETING if phase is Phase.CONNECT else phase
     if isinstance(error, aiosmtplib.SMTPResponseException) and 400 <= error.code <= 599:
-        reply = Reply.parse(error.code, error.message)
+        text = error.message.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        reply = Reply.parse(error.code, text)
         return SmtpResult(phase=phase, reply=reply, fault=None, dot_sent=False, stop=None)
     fault = _fault(error, cause or error)
     return SmtpResult(
@@ -262,7 +263,7 @@ def _fault(error: Exception, cause: BaseException) -> Fault:
 
 def _one_line(error: Exception) -> str:
     text = error.message if isinstance(error, aiosmtplib.SMTPException) else str(error)
-    return " ".join(str(text).split())[:300]
+    return redact(str(text))
 
 
 def _drop(client: aiosmtplib.SMTP | None) -> None:
@@ -302,7 +303,7 @@ def _tune(transport: asyncio.Transport, deadlines: Deadlines) -> None:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in (
-        ("TCP_USER_TIMEOUT", int(deadlines.body_seconds * 1000)),
+        ("TCP_USER_TIMEOUT", int(max(deadlines.body_seconds, deadlines.dot_seconds) * 1000)),
         ("TCP_KEEPIDLE", _KEEPALIVE_SECONDS),
         ("TCP_KEEPINTVL", _KEEPALIVE_SECONDS // 4),
     ):
