@@ -17,6 +17,7 @@ STALE = "stale"
 
 _INTERRUPTION_SECONDS = 2.0
 _CLOSING = 421
+_RESET = b"RSET\r\n"
 
 
 class Transaction:
@@ -91,7 +92,7 @@ class Transaction:
             (Phase.DATA, b"DATA\r\n"),
         ]
         if self.needs_reset:
-            commands.insert(0, (Phase.MAIL, b"RSET\r\n"))
+            commands.insert(0, (Phase.MAIL, _RESET))
         if interrupted := await self._interrupted(Phase.MAIL):
             return interrupted
         if "pipelining" in self._extensions:
@@ -103,7 +104,7 @@ class Transaction:
             if interrupted := await self._interrupted(phase):
                 return interrupted
             self._dialogue.write(command)
-            if ended := await self._answer(phase):
+            if ended := await self._answer(phase, command):
                 self.needs_reset = True
                 return ended
         self.needs_reset = False
@@ -116,8 +117,8 @@ class Transaction:
         """
         self._dialogue.write(b"".join(command for _, command in commands))
         refused: SmtpResult | None = None
-        for phase, _ in commands:
-            ended = await self._answer(phase)
+        for phase, command in commands:
+            ended = await self._answer(phase, command)
             if ended is None and refused is not None and phase is Phase.DATA:
                 self._dialogue.abort()
             refused = refused or ended
@@ -126,9 +127,11 @@ class Transaction:
         self.needs_reset = refused is not None
         return refused
 
-    async def _answer(self, phase: Phase) -> SmtpResult | None:
+    async def _answer(self, phase: Phase, command: bytes) -> SmtpResult | None:
         """None if the reply to a command says go on."""
         said = await self._dialogue.reply(self._deadlines.command_seconds)
+        if command is _RESET and isinstance(said, RawReply) and said.code >= 400:
+            said = Fault.CLOSED  # no refusal of this mail: the connection is no good any more
         wanted = 3 if phase is Phase.DATA else 2
         stale = self._may_be_stale
         self._may_be_stale = False

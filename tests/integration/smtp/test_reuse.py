@@ -55,6 +55,24 @@ async def test_a_reused_connection_that_dies_at_its_first_command_is_stale(
     assert not connection.is_usable
 
 
+@pytest.mark.parametrize("extensions", [EXTENSIONS, ()], ids=["pipelining", "one-by-one"])
+async def test_a_refused_reset_is_not_taken_for_a_refusal_of_the_mail(
+    server: ScriptedSmtpServer, dial: Dial, extensions: tuple[str, ...]
+) -> None:
+    server.announce(extensions)
+    connection = await dial()
+    await Trial(recipient="rcpt-550@example.net").over(connection)
+    server.set("rset", "reply", reply="550 5.5.1 No")
+    result = await Trial().over(connection)
+    assert (result.phase, result.reply, result.fault, result.detail) == (
+        Phase.MAIL,
+        None,
+        Fault.CLOSED,
+        STALE,
+    )
+    assert not connection.is_usable
+
+
 @pytest.mark.parametrize("phase", ["mail", "rcpt"])
 async def test_only_a_reused_connection_and_its_first_answer_are_stale(
     server: ScriptedSmtpServer, dial: Dial, phase: str
