@@ -91,6 +91,8 @@ def _weight(value: object) -> int:
             waiting.extend(one)
         elif isinstance(one, Mapping):
             waiting.extend([*one.keys(), *one.values()])
+        elif isinstance(one, Undefined):
+            str(one)  # raises what it has to say
         elif isinstance(one, Namespace):
             raise TypeError("a namespace cannot be put into a list")
         total += len(one) if isinstance(one, str) else 1
@@ -164,7 +166,9 @@ def _bounded(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     def bounded(context: Any, *args: Any, **kwargs: Any) -> Any:
         budget = _budget(context)
         for value in (*args, *kwargs.values()):
-            weight = _weight([value])
+            if isinstance(value, Namespace):
+                raise TypeError(f"a namespace cannot be given to the filter {name}")
+            weight = _weight(value)
             if weight > _LONGEST_VALUE:
                 raise OverBudget(f"too long a value for the filter {name}")
             budget.spend(_STEP + weight)

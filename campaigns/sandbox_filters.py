@@ -14,7 +14,9 @@ from jinja2.filters import FILTERS as JINJA_FILTERS
 __all__ = ["FILTERS"]
 
 _LONGEST_RESULT = 200_000
-_WIDTH = re.compile(r"%[^a-zA-Z%]*(?:\d{4,}|\*)")
+# A width of up to 9999 has at most four digits; a named field can put anything between `%` and them.
+_WIDTH = re.compile(r"\d{5,}|%[-+ #0.\d]*\*")
+_WIDEST = 10_000
 _DIGITS = 15
 
 _HARMLESS = (
@@ -47,7 +49,7 @@ def _join(eval_context: Any, value: Iterable[Any], d: str = "") -> Any:
 def _format(value: str, *args: Any, **kwargs: Any) -> str:
     if _WIDTH.search(value):
         raise OverflowError("a width in the filter format is too large")
-    inserted = 1000 + sum(len(str(part)) for part in (*args, *kwargs.values()))
+    inserted = _WIDEST + sum(len(str(part)) for part in (*args, *kwargs.values()))
     _limited(len(value) + value.count("%") * inserted)
     return str(JINJA_FILTERS["format"](value, *args, **kwargs))
 
