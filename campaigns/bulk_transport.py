@@ -89,6 +89,12 @@ _orphans: deque[str] = deque(maxlen=10_000)
 """Acks whose connection is gone: the next one writes them."""
 
 
+def lost_connection(errors: Iterable[type[Exception]]) -> tuple[type[Exception], ...]:
+    """A transport's connection errors without KeyError, which kombu counts among them: a message that lacks a
+    key would take the connection down, come back with the next one, and do it again."""
+    return tuple(error for error in errors if not issubclass(error, LookupError))
+
+
 class QoS(_StockQoS):  # type: ignore[misc]  # see above
     """Knows what this worker holds; acknowledges and restores in bulk."""
 
@@ -213,11 +219,12 @@ class Channel(_StockChannel):  # type: ignore[misc]  # see above
             payload, exchange, routing_key = loads(bytes_to_str(value))
             payload["headers"]["redelivered"] = True
             payload["properties"]["delivery_info"]["redelivered"] = True
-            queue = self._lookup(exchange, routing_key)[0]
+            (queue,) = filter(None, self._lookup(exchange, routing_key)[:1])
+            target = self._q_for_pri(queue, self._get_message_priority(payload))
         except (ValueError, TypeError, KeyError, IndexError):
             log.error("a message that cannot be read was dropped from the unacknowledged ones")
             return None
-        return self._q_for_pri(queue, self._get_message_priority(payload)), dumps(payload)
+        return target, dumps(payload)
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         self.qos.flush_acks()
@@ -271,7 +278,7 @@ class Channel(_StockChannel):  # type: ignore[misc]  # see above
         try:
             payload = loads(bytes_to_str(raw))
             self.connection._deliver(payload, queue)
-        except self.connection_errors:
+        except lost_connection(self.connection_errors):
             raise
         except Exception as error:
             log.error(

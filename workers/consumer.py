@@ -11,6 +11,8 @@ from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer as _Consumer
 from celery.worker.state import maybe_shutdown
 
+from campaigns.bulk_transport import Transport, lost_connection
+
 __all__ = ["Consumer"]
 
 log = logging.getLogger(__name__)
@@ -77,7 +79,7 @@ class Consumer(_StockConsumer):  # type: ignore[misc]  # see above
         def on_task_received(message: Any) -> Any:
             try:
                 return handle(message)
-            except self.connection_errors:
+            except lost_connection(self.connection_errors):
                 raise
             except Exception as error:
                 log.error(

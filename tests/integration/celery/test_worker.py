@@ -193,6 +193,23 @@ def test_after_a_flush_messages_still_arrive(app, worker, notes, client, transpo
     wait_until(lambda: notes.of("plain") == [7])
 
 
+def message(tag, body="W10=", content_type="application/json", **headers):
+    """As kombu stores it; `W10=` is an empty list."""
+    return json.dumps(
+        {
+            "body": body,
+            "content-type": content_type,
+            "content-encoding": "utf-8",
+            "headers": headers,
+            "properties": {
+                "delivery_tag": tag,
+                "delivery_info": {"exchange": "", "routing_key": "smtp.primary"},
+                "body_encoding": "base64",
+            },
+        }
+    ).encode()
+
+
 MALFORMED = [
     b"not JSON at all",
     b"[]",
@@ -201,45 +218,18 @@ MALFORMED = [
     json.dumps(
         {"body": "!", "headers": {}, "properties": {"delivery_tag": "a", "delivery_info": {}}}
     ).encode(),
-    json.dumps(
-        {
-            "body": "bm90IGpzb24=",
-            "content-type": "application/json",
-            "content-encoding": "utf-8",
-            "headers": {"task": "campaigns.deliver", "id": "bad-body"},
-            "properties": {
-                "delivery_tag": "bad-body",
-                "delivery_info": {"exchange": "", "routing_key": "smtp.primary"},
-                "body_encoding": "base64",
-            },
-        }
-    ).encode(),
-    json.dumps(
-        {
-            "body": "WzEsIDJd",
-            "content-type": "application/json",
-            "content-encoding": "utf-8",
-            "headers": {"task": "campaigns.deliver", "id": "two-parts"},
-            "properties": {
-                "delivery_tag": "two-parts",
-                "delivery_info": {"exchange": "", "routing_key": "smtp.primary"},
-                "body_encoding": "base64",
-            },
-        }
-    ).encode(),
-    json.dumps(
-        {
-            "body": "gASVBQAAAAAAAABLAS4=",
-            "content-type": "application/x-python-serialize",
-            "content-encoding": "binary",
-            "headers": {"task": "campaigns.deliver", "id": "pickled"},
-            "properties": {
-                "delivery_tag": "pickled",
-                "delivery_info": {"exchange": "", "routing_key": "smtp.primary"},
-                "body_encoding": "base64",
-            },
-        }
-    ).encode(),
+    json.dumps({"headers": None, "properties": {"delivery_tag": "b", "delivery_info": {}}}).encode(),
+    message("no headers"),
+    message("no id", task="campaigns.deliver"),
+    message("not base64", body="*", task="campaigns.deliver", id="not base64"),
+    message("not JSON", body="bm90IGpzb24=", task="campaigns.deliver", id="not JSON"),
+    message("two parts", body="WzEsIDJd", task="campaigns.deliver", id="two parts"),
+    message(
+        "pickle", "gASVBQAAAAAAAABLAS4=", "application/x-python-serialize", task="campaigns.deliver", id="p"
+    ),
+    message(
+        "expires", body="W1tdLCB7fSwge31d", task="campaigns.deliver", id="e", expires="never", eta="soon"
+    ),
 ]
 
 
