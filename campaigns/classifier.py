@@ -230,7 +230,7 @@ SECURITY_OF_MESSAGE = {
     for (subject, detail), meaning in ENHANCED_STATUS.items()
     if subject == 7 and meaning in (SENDER, LISTED)
 }
-"""Of X.7.z what can be said of a mail that was let in: authentication and encryption of the session cannot."""
+"""Of X.7.z what can be said of a mail: it is not told of the session's authentication and encryption."""
 
 
 def by_basic_code(phase: Phase, reply: Reply) -> Classification:

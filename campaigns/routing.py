@@ -160,7 +160,6 @@ class Split:
         self.room = {name: room.get(name, 0) for name in weights}
         self.owed = {name: owed.get(name, 0.0) for name in weights}
         self.spill = spill
-        self.is_cut = False
 
     def place(self, last: str | None) -> str | None:
         server = last if last in self.weights else self.turn()
@@ -170,16 +169,13 @@ class Split:
         return server
 
     def turn(self) -> str | None:
-        if self.is_cut:
-            return None
         candidates = [name for name in self.weights if not self.spill or self.room[name] > 0]
         if not candidates:
             return None
         earned = {name: self.owed[name] + self.weights[name] for name in candidates}
         server = max(earned, key=lambda name: earned[name])
         if self.room[server] <= 0:
-            self.is_cut = True
-            return None
+            return None  # and it stays its turn: the rest is held too
         earned[server] -= sum(self.weights[name] for name in candidates)
         self.owed.update(earned)
         return server

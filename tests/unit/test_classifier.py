@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 
 from campaigns.classifier import Classification, Outcome, Rule, Scope, classify, load_rules, read_reply
-from campaigns.reply import Fault, Phase, Reply, SmtpResult, Stop
+from campaigns.reply import Fault, Phase, SmtpResult, Stop
 from tests.unit.strategies import REPEATABLE, results
 
 REPLIES = Path(__file__).parents[1] / "replies"
@@ -248,12 +248,12 @@ def test_a_reply_that_says_how_long_to_wait_is_heard(text: str, seconds: float |
 
 
 def test_a_phrase_broken_over_lines_is_still_found() -> None:
-    reply = Reply.parse(
-        550,
-        "5.7.1 Unauthenticated email from example.com is not accepted due to\n5.7.1 domain's\n5.7.1 DMARC policy",
-    )
-    found = classify(SmtpResult(phase=Phase.DOT, reply=reply, dot_sent=True))
-    assert (found.outcome, found.scope) == (Outcome.POLICY, Scope.SENDER)
+    found = judge("rcpt", "450 4.2.1 The user you are trying to\n4.2.1 contact is receiving mail too quickly")
+    assert found.rule == "recipient-busy"
+
+
+def test_only_the_beginning_of_an_endless_reply_is_read() -> None:
+    assert judge("rcpt", f"450 {'x' * 2_000} greylisted").rule == "code-450-rcpt"
 
 
 def test_a_server_that_ends_an_old_connection_is_not_ill() -> None:
