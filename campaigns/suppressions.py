@@ -63,7 +63,7 @@ class Suppressions:
         examples: list[tuple[int, str]] = []
         while batch := list(islice(rows, _BATCH)):
             judged = [_judged(row, reason) for row in batch]
-            good = {key: (key, email, why) for key, email, why in judged if key}
+            good = {one[0]: one for one in reversed(judged) if one[0]}  # the first of alike ones stays
             bad = [(row.line, why or "") for row, (key, _, why) in zip(batch, judged, strict=True) if not key]
             added += self._client.ledger.suppress(good.values())
             total += len(batch) - len(bad)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from campaigns.cli.output import show_warnings
+from campaigns.cli.output import prepare_streams, show_warnings
 from campaigns.errors import CampaignsError
 
 # In the order in which one meets them.
@@ -81,4 +81,5 @@ def main() -> None:
 
     The configuration is campaigns.toml in the working directory, or the file that CAMPAIGNS_CONFIG names.
     """
+    prepare_streams()
     show_warnings()

@@ -1,0 +1,344 @@
+"""Every command: what it prints, as text and as JSON, and its exit status."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from campaigns.cli import main
+from campaigns.cli.group import _COMMANDS
+from campaigns.client import Client
+from campaigns.settings import load_settings
+from campaigns.states import State
+from tests.integration.cli.conftest import CONFIGURATION, Desk
+
+
+def test_init_writes_a_configuration_that_loads_as_it_is(bare_desk: Desk) -> None:
+    assert bare_desk.run("init").exit_code == 0
+    settings = load_settings(environ={})
+    assert settings.embedded
+    assert [(server.name, server.weight) for server in settings.servers] == [
+        ("primary", 70),
+        ("secondary", 30),
+    ]
+    assert sorted(path.name for path in Path.cwd().iterdir()) == ["campaigns.toml"]
+
+
+def test_the_lines_that_init_comments_out_load_too(bare_desk: Desk) -> None:
+    bare_desk.run("init")
+    file = Path("campaigns.toml")
+    lines = file.read_text().splitlines()
+    options = [line.removeprefix("# ") if " = " in line or line.startswith("# [") else line for line in lines]
+    skipped = ("password_file", "ca_file")
+    file.write_text("\n".join(line for line in options if not line.startswith(skipped)))
+    settings = load_settings(environ={"CAMPAIGNS_PASSWORD_PRIMARY": "p"})
+    assert settings.delivery == settings.delivery.__class__()
+    assert list(settings.streams) == ["promotional", "transactional"]
+
+
+def test_init_never_overwrites(bare_desk: Desk) -> None:
+    bare_desk.write("campaigns.toml", "mine")
+    result = bare_desk.run("init")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "error: campaigns.toml is there already; it was not changed\n"
+    assert Path("campaigns.toml").read_text() == "mine"
+
+
+@pytest.mark.parametrize("command", [*_COMMANDS, "db upgrade", "suppress add", "suppress import"])
+def test_every_command_explains_itself(desk: Desk, command: str) -> None:
+    result = desk.run(*command.split(), "--help")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("Usage: ")
+    assert max(len(line) for line in result.stdout.splitlines()) <= 110
+
+
+def test_the_commands_of_the_contract_are_there() -> None:
+    wanted = (
+        *("init", "check", "demo", "up", "db", "send", "status", "watch", "recipients", "pause", "resume"),
+        *("cancel", "retry", "suppress", "servers", "events"),
+    )
+    assert set(_COMMANDS) == set(wanted)
+    assert main.name == "main"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["sned"],
+        ["status", "a", "b"],
+        ["pause"],
+        ["recipients", "spring", "--state", "lost"],
+        ["retry", "spring", "--state", "sent"],
+        ["up", "--processes", "0"],
+        ["send", "spring"],
+        ["events", "--limit", "0"],
+    ],
+)
+def test_wrong_usage_has_exit_status_2(desk: Desk, arguments: list[str]) -> None:
+    result = desk.run(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+
+
+def test_a_mistyped_command_is_answered_with_the_right_one(desk: Desk) -> None:
+    assert "Did you mean 'send'?" in desk.run("sned").stderr
+
+
+@pytest.mark.parametrize(
+    "more", [["--at", "tomorrow"], ["--at", "2030-01-01T09:00:00"], ["--rate", "fast"], ["--rate", "0/s"]]
+)
+def test_a_wrong_time_or_rate_is_wrong_usage(desk: Desk, more: list[str]) -> None:
+    assert desk.send(*more).exit_code == 2
+    assert desk.json("status") == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["status"], ["watch"], ["recipients"], ["pause"], ["resume"], ["cancel"], ["retry"]],
+)
+def test_an_unknown_name_has_exit_status_1_and_one_line(desk: Desk, arguments: list[str]) -> None:
+    result = desk.run(*arguments, "nobody")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "error: there is no campaign nobody; `campaigns status` lists the names\n"
+
+
+def test_an_unknown_server_has_exit_status_1(desk: Desk) -> None:
+    result = desk.run("events", "--server", "primry")
+    assert result.exit_code == 1
+    assert 'did you mean "primary"?' in result.stderr
+
+
+def test_without_a_configuration_every_command_says_what_to_do(bare_desk: Desk) -> None:
+    for command in ("status", "servers", "check", "events"):
+        result = bare_desk.run(command)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert (
+            result.stderr == "error: no campaigns.toml in this directory: run `campaigns init` to write one\n"
+        )
+
+
+def test_each_mistake_in_the_configuration_is_a_line(desk: Desk) -> None:
+    wrong = CONFIGURATION.format(database="mysql://x") + "[delivery]\nlease_seconds = 0\n"
+    desk.write("campaigns.toml", 'brocker = "x"' + wrong)
+    lines = desk.run("status").stderr.splitlines()
+    assert [line.split(": ")[:3] for line in lines] == [
+        ["error", "campaigns.toml", "brocker"],
+        ["error", "campaigns.toml", "database"],
+        ["error", "campaigns.toml", "delivery.lease_seconds"],
+    ]
+
+
+def test_send_prints_what_became_of_the_list(desk: Desk) -> None:
+    desk.write("list.csv", "email,first_name\nann@example.com,Ann\nANN@example.com,Ann\nbad,Bob\n")
+    result = desk.send()
+    assert result.exit_code == 0
+    assert "spring: 1 recipient added, 1 duplicate, 1 rejected." in result.stdout
+    assert str(desk.directory / "spring-rejected.csv") in result.stdout
+    assert "no worker is running" in result.stderr and "broker is not there" in result.stderr
+    rejected = list(csv.reader((desk.directory / "spring-rejected.csv").read_text("utf-8").splitlines()))
+    assert rejected[0] == ["line", "email", "reason"]
+    assert rejected[1][:2] == ["4", "bad"]
+
+
+def test_send_prints_json_alone(desk: Desk) -> None:
+    desk.write("list.csv", "email,first_name\nann@example.com,Ann\nbad,Bob\n")
+    result = desk.send("--json")
+    assert json.loads(result.stdout) == {
+        "name": "spring",
+        "status": "running",
+        "added": 1,
+        "duplicate": 0,
+        "rejected": 1,
+        "rejected_file": str(desk.directory / "spring-rejected.csv"),
+    }
+
+
+def test_an_existing_name_is_an_error(desk: Desk) -> None:
+    assert desk.send().exit_code == 0
+    result = desk.send()
+    assert result.exit_code == 1
+    assert result.stderr == "error: a campaign spring exists already (running); choose another name\n"
+
+
+def test_a_mistake_in_template_or_list_leaves_no_campaign_behind(desk: Desk) -> None:
+    desk.write("list.csv", "email\nann@example.com\n")
+    result = desk.send()
+    assert result.exit_code == 1
+    assert "first_name" in result.stderr and result.stderr.count("\n") <= 3
+    assert desk.json("status") == []
+
+
+def test_a_campaign_can_be_sent_later_at_a_rate(desk: Desk) -> None:
+    result = desk.send("--at", "2099-01-01T09:00:00+02:00", "--rate", "600/m", "--stream", "transactional")
+    assert result.exit_code == 0
+    assert "It starts at 2099-01-01" in result.stdout
+    assert desk.json("status", "spring")["status"] == "scheduled"
+    with Client(load_settings()) as client:
+        record = client.ledger.campaign("spring")
+    assert (record.rate_per_second, record.stream) == (10, "transactional")
+
+
+def test_status_is_the_object_of_the_contract(desk: Desk) -> None:
+    desk.send()
+    told = desk.json("status", "spring")
+    assert told == {
+        "name": "spring",
+        "status": "running",
+        "total": 2,
+        "counts": {str(state): 2 if state is State.PENDING else 0 for state in State},
+        "servers": {"primary": {"sent": 0, "rerouted": 0}, "secondary": {"sent": 0, "rerouted": 0}},
+        "rate_per_second": 0.0,
+        "eta_seconds": None,
+    }
+    assert desk.json("status") == [told]
+
+
+def test_the_reason_stands_beside_the_status_of_what_was_paused_by_itself(desk: Desk) -> None:
+    desk.send()
+    with Client(load_settings()) as client:
+        client.ledger.pause_by_policy(client.ledger.campaign("spring").id, "every server refuses the sender")
+    assert desk.json("status", "spring")["reason"] == "every server refuses the sender"
+    assert "every server refuses the sender" in desk.run("status", "spring").stdout
+
+
+def test_pause_resume_and_cancel(desk: Desk) -> None:
+    desk.send()
+    assert [desk.run(step, "spring").exit_code for step in ("pause", "pause", "resume", "resume")] == [0] * 4
+    assert [desk.run(step, "spring").exit_code for step in ("cancel", "cancel")] == [0, 0]
+    refused = desk.run("resume", "spring")
+    assert refused.exit_code == 1
+    assert refused.stderr.startswith("error: campaign spring is cancelled and cannot be resumed")
+    assert desk.json("status", "spring")["counts"]["cancelled"] == 2
+
+
+def test_retry_tells_how_many(desk: Desk) -> None:
+    desk.send()
+    assert "0 recipients of spring" in desk.run("retry", "spring").stdout
+    assert desk.json("retry", "spring", "--state", "uncertain")["retried"] == 0
+
+
+def test_recipients_are_listed_as_table_csv_and_json(desk: Desk) -> None:
+    desk.write(
+        "list.csv",
+        "email,first_name\nann@example.com,Ann\n\N{LATIN SMALL LETTER E WITH ACUTE}ve@example.com,E\n",
+    )
+    desk.send()
+    table = desk.run("recipients", "spring", "--state", "pending").stdout
+    assert "ann@example.com" in table
+    rows = list(csv.DictReader(io.StringIO(desk.run("recipients", "spring", "--format", "csv").stdout)))
+    assert [row["email"] for row in rows] == [
+        "ann@example.com",
+        "\N{LATIN SMALL LETTER E WITH ACUTE}ve@example.com",
+    ]
+    told = json.loads(desk.run("recipients", "spring", "--format", "json").stdout)
+    assert list(told[0]) == ["email", "state", "server", "reply", "deferrals", "updated_at"]
+    assert told[0]["state"] == "pending" and told[0]["updated_at"].endswith("+00:00")
+    assert told == desk.json("recipients", "spring")
+    assert json.loads(desk.run("recipients", "spring", "--state", "sent", "--format", "json").stdout) == []
+
+
+def test_a_reply_cannot_become_a_formula_in_a_spreadsheet(desk: Desk) -> None:
+    desk.write("list.csv", "email,first_name\n=cmd@example.com,Ann\n")
+    desk.send()
+    assert "'=cmd@example.com" in desk.run("recipients", "spring", "--format", "csv").stdout
+
+
+def test_the_suppression_list_is_kept(desk: Desk) -> None:
+    assert desk.json("suppress", "add", "ann@example.com", "--reason", "asked") == {"added": 1, "known": 0}
+    desk.write("gone.csv", "email\nbob@example.com\nann@example.com\nbad\n")
+    assert desk.json("suppress", "import", "gone.csv") == {"added": 1, "known": 1, "rejected": 1}
+    assert [one["email"] for one in desk.json("suppress", "list")] == ["ann@example.com", "bob@example.com"]
+    assert desk.run("suppress", "remove", "bob@example.com").exit_code == 0
+    missing = desk.run("suppress", "remove", "bob@example.com")
+    assert (missing.exit_code, missing.stderr) == (1, "error: bob@example.com is not on the list\n")
+    assert desk.run("suppress", "add", "bad").exit_code == 1
+    desk.send()
+    assert desk.json("status", "spring")["counts"]["suppressed"] == 1
+
+
+def test_servers_and_events_are_listed(desk: Desk) -> None:
+    desk.send()
+    told = desk.json("servers")
+    assert [(one["name"], one["state"], one["share"]) for one in told] == [
+        ("primary", "closed", 0.7),
+        ("secondary", "closed", 0.3),
+    ]
+    assert list(told[0]) == ["name", "state", "share", "weight", "since", "reason"]
+    (event,) = desk.json("events")
+    assert list(event) == ["at", "server", "campaign", "kind", "from", "to", "reason"]
+    assert (event["campaign"], event["from"], event["to"]) == ("spring", "draft", "running")
+    assert desk.json("events", "--server", "primary") == []
+
+
+def test_tables_fit_80_columns(desk: Desk) -> None:
+    desk.send()
+    for command in (["status"], ["status", "spring"], ["servers"], ["events"], ["recipients", "spring"]):
+        assert max(len(line) for line in desk.run(*command).stdout.splitlines()) <= 80
+
+
+def test_markup_and_control_characters_in_names_are_not_obeyed(desk: Desk) -> None:
+    desk.send(name="[bold]x")
+    assert "[bold]x" in desk.run("status").stdout
+
+
+def test_db_upgrade_makes_the_tables_and_may_be_repeated(bare_desk: Desk) -> None:
+    bare_desk.run("init")
+    missing = bare_desk.run("status")
+    assert (missing.exit_code, missing.stdout) == (1, "")
+    assert "there is no database at" in missing.stderr
+    assert [bare_desk.run("db", "upgrade").exit_code for _ in range(2)] == [0, 0]
+    assert bare_desk.json("status") == []
+
+
+def test_a_database_without_tables_is_one_line_with_the_remedy(desk: Desk) -> None:
+    other = sqlite3.connect(desk.directory / "other.db")
+    other.execute("CREATE TABLE unrelated (id)")
+    other.close()
+    desk.write("campaigns.toml", CONFIGURATION.format(database="sqlite:///other.db"))
+    result = desk.run("status")
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "error: the database is not up to date; run `campaigns db upgrade`\n",
+    )
+
+
+def test_the_first_send_makes_the_database(bare_desk: Desk) -> None:
+    bare_desk.run("init")
+    assert bare_desk.send().exit_code == 0
+    assert bare_desk.json("status", "spring")["total"] == 2
+
+
+def test_an_address_of_a_database_that_is_away_is_one_line(desk: Desk) -> None:
+    desk.write(
+        "campaigns.toml", CONFIGURATION.format(database="postgresql+psycopg://me:hunter2@127.0.0.1:1/x")
+    )
+    result = desk.run("status")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: the database cannot be reached")
+    assert "hunter2" not in result.stderr
+
+
+def test_check_says_what_works_and_what_does_not(desk: Desk) -> None:
+    result = desk.run("check", "--json")
+    assert result.exit_code == 1
+    found = {one["name"]: one for one in json.loads(result.stdout)}
+    assert found["database"]["ok"] and found["broker"]["ok"]
+    assert found["server primary"] == {
+        "name": "server primary",
+        "ok": False,
+        "detail": "127.0.0.1:1: connect: Connection refused",
+    }
+    assert "FAILED" in desk.run("check").stdout
+
+
+def test_check_finds_a_broker_that_is_away(desk: Desk) -> None:
+    for url in ("redis://127.0.0.1:1/0", "amqp://guest@127.0.0.1:1//"):
+        desk.write("campaigns.toml", CONFIGURATION.format(database="sqlite:///x.db").replace("embedded", url))
+        found = {one["name"]: one for one in json.loads(desk.run("check", "--json").stdout)}
+        assert not found["broker"]["ok"]
+        assert "cannot be reached" in found["broker"]["detail"]
