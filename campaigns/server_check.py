@@ -64,7 +64,7 @@ def _reason(error: Exception) -> str:
             return f"{error.smtp_code} {redact(text)}"
         case ssl.SSLCertVerificationError():
             return f"the certificate is not trusted: {error.verify_message}; see ca_file"
-        case TimeoutError():
+        case TimeoutError() | smtplib.SMTPServerDisconnected() if "timed out" in str(error):
             return "no answer in time"
         case socket.gaierror():
             return "the name cannot be resolved"

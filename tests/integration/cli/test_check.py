@@ -1,0 +1,146 @@
+"""`campaigns check` against servers that speak TLS and ask for a password."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+from pydantic import SecretStr
+
+from campaigns.broker import redis_client
+from campaigns.checks import check_broker, check_database
+from campaigns.client import Client
+from campaigns.demo.smtp_server import Misbehaviour, ScriptedSmtpServer
+from campaigns.health import HealthBoard
+from campaigns.local.broker import EmbeddedBroker
+from campaigns.server import Server, Tls
+from campaigns.server_check import check_server
+from campaigns.settings import Settings
+
+
+@pytest.fixture
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def ca_file(authority: trustme.CA, tmp_path: Path) -> Path:
+    path = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(path)
+    return path
+
+
+def server_context(authority: trustme.CA, identity: str = "127.0.0.1") -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(identity).configure_cert(context)
+    return context
+
+
+def server(port: int, tls: Tls = "none", *, ca_file: Path | None = None, password: str = "") -> Server:
+    return Server(
+        name="primary",
+        host="127.0.0.1",
+        port=port,
+        tls=tls,
+        ca_file=ca_file,
+        username="me" if password else "",
+        password=SecretStr(password) if password else None,
+    )
+
+
+@pytest.mark.parametrize("tls", ["starttls", "implicit"])
+async def test_tls_and_login_are_tried_with_a_verified_certificate(
+    tmp_path: Path, tls: Tls, authority: trustme.CA, ca_file: Path
+) -> None:
+    context = server_context(authority)
+    options = {"tls": tls, "ssl_context": context, "username": "me", "password": "right"}
+    async with ScriptedSmtpServer(tmp_path / "mails.jsonl", **options) as there:  # type: ignore[arg-type]
+        good = server(there.port, tls, ca_file=ca_file, password="right")
+        ok, detail = await asyncio.to_thread(check_server, good)
+        assert ok, detail
+        assert "TLSv1" in detail and "logged in" in detail
+        wrong = server(there.port, tls, ca_file=ca_file, password="hunter2")
+        ok, detail = await asyncio.to_thread(check_server, wrong)
+        assert (ok, "hunter2" in detail) == (False, False)
+        assert "AUTH: 535" in detail
+    assert not (tmp_path / "mails.jsonl").read_text()
+
+
+@pytest.mark.parametrize("tls", ["starttls", "implicit"])
+async def test_a_certificate_that_nobody_knows_is_told(
+    tmp_path: Path, tls: Tls, authority: trustme.CA
+) -> None:
+    context = server_context(authority)
+    async with ScriptedSmtpServer(tmp_path / "mails.jsonl", tls=tls, ssl_context=context) as there:
+        ok, detail = await asyncio.to_thread(check_server, server(there.port, tls))
+    assert not ok
+    assert "the certificate is not trusted" in detail
+
+
+async def test_a_server_without_starttls_is_never_used_in_plain_text(tmp_path: Path) -> None:
+    async with ScriptedSmtpServer(tmp_path / "mails.jsonl") as there:
+        ok, detail = await asyncio.to_thread(check_server, server(there.port, "starttls"))
+    assert not ok
+    assert "STARTTLS" in detail
+
+
+async def test_a_server_that_turns_us_away_is_told_with_its_reply(tmp_path: Path) -> None:
+    async with ScriptedSmtpServer(tmp_path / "mails.jsonl") as there:
+        there.script.set(Misbehaviour(phase="greeting", action="reply", reply="554 5.7.1 go away"))
+        ok, detail = await asyncio.to_thread(check_server, server(there.port))
+    assert not ok
+    assert "554" in detail and "go away" in detail
+
+
+async def test_a_server_that_says_nothing_is_not_waited_for(tmp_path: Path) -> None:
+    async with ScriptedSmtpServer(tmp_path / "mails.jsonl") as there:
+        there.script.set(Misbehaviour(phase="greeting", action="stall"))
+        ok, detail = await asyncio.to_thread(check_server, server(there.port), timeout_seconds=0.2)
+    assert (ok, detail) == (False, f"127.0.0.1:{there.port}: connect: no answer in time")
+
+
+def test_a_database_that_is_fit_is_found_so(database_url: str, tmp_path: Path) -> None:
+    settings = Settings(directory=tmp_path, database=database_url, servers=(server(1),))
+    finding = check_database(settings)
+    assert finding.ok, finding.detail
+    assert "durable, up to date" in finding.detail
+
+
+@pytest.fixture
+def with_broker() -> Iterator[Settings]:
+    """A configuration whose embedded broker runs; its directory is short, for the socket's sake."""
+    with tempfile.TemporaryDirectory() as directory:
+        settings = Settings(directory=Path(directory), servers=(server(1),))
+        broker = EmbeddedBroker.of(settings)
+        broker.start()
+        yield settings
+        broker.stop()
+
+
+def test_a_broker_that_throws_messages_away_is_found(with_broker: Settings) -> None:
+    assert check_broker(with_broker).ok
+    with redis_client(with_broker.broker_url) as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+    finding = check_broker(with_broker)
+    assert not finding.ok
+    assert "noeviction" in finding.detail
+
+
+def test_workers_are_told_and_health_is_shown_where_the_broker_runs(with_broker: Settings) -> None:
+    with Client(with_broker) as client:
+        campaign = client.create_campaign("spring", sender="n@example.com", subject="x", text="x")
+        assert campaign.send() is True
+        board = HealthBoard(with_broker.state_url)
+        for _ in range(3):
+            board.fault("primary", "connection refused")
+        board.close()
+        (status,) = client.servers()
+        assert (status.state, status.share, status.reason) == ("open", 0.0, "connection refused")
+        assert status.since is not None
+    with redis_client(with_broker.broker_url) as redis:
+        assert redis.llen("campaigns") == 1
