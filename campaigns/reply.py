@@ -137,7 +137,8 @@ def redact(text: str, *, known: Iterable[str] = ()) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join("".join(map(_visible, text)).split())
+    plain = text if text.isascii() and text.isprintable() else "".join(map(_visible, text))
+    return " ".join(plain.split())
 
 
 def _visible(character: str) -> str:
