@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Final
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url, text
 
 from campaigns.errors import DatabaseError, DatabaseUnavailable
@@ -21,7 +15,6 @@ __all__ = ["Database", "create_database", "database_clock"]
 
 MINIMUM_SQLITE: Final = (3, 35, 0)  # RETURNING
 BUSY_SECONDS: Final = 10
-UPGRADE_LOCK: Final = 0x63616D70  # any constant: one upgrade at a time
 
 _CLOCKS: Final = {
     "sqlite": "((julianday('now') - 2440587.5) * 86400.0)",
@@ -54,7 +47,7 @@ _POSTGRESQL_CONNECT: Final[dict[str, Any]] = {
     "tcp_user_timeout": 20_000,
     "application_name": "campaigns",
     "options": "-c statement_timeout=30s -c lock_timeout=10s"
-    " -c idle_in_transaction_session_timeout=60s -c timezone=UTC",
+    " -c idle_in_transaction_session_timeout=10s -c timezone=UTC",
 }
 
 
@@ -114,37 +107,21 @@ class Database:
 
     def check(self) -> None:
         """Raise DatabaseError if the database is too old, not durable, or not migrated."""
+        from campaigns import schema  # noqa: PLC0415 - Alembic takes long to import, and few need it
+
         with self.read() as connection:
             if self.dialect == "sqlite":
                 _check_sqlite(connection)
             else:
                 _check_postgresql(connection)
-            self._check_revision(connection)
-
-    def _check_revision(self, connection: Connection) -> None:
-        present = MigrationContext.configure(connection).get_current_heads()
-        wanted = ScriptDirectory.from_config(migration_config()).get_heads()
-        if set(present) == set(wanted):
-            return
-        known = {
-            script.revision for script in ScriptDirectory.from_config(migration_config()).walk_revisions()
-        }
-        if set(present) - known:
-            raise DatabaseError(
-                "the database was made by a newer version of campaigns; install that version, or a newer one"
-            )
-        raise DatabaseError("the database is not up to date; run `campaigns db upgrade`")
+            schema.check(connection)
 
     def upgrade(self) -> None:
         """Create the tables, or bring them up to date. Safe to run twice at once."""
-        config = migration_config()
+        from campaigns import schema  # noqa: PLC0415 - Alembic takes long to import, and few need it
+
         with self.write() as connection:
-            if self.dialect == "postgresql":
-                connection.execute(text("SELECT set_config('lock_timeout', '60s', true)"))
-                connection.execute(text("SELECT set_config('statement_timeout', '0', true)"))
-                connection.execute(text(f"SELECT pg_advisory_xact_lock({UPGRADE_LOCK})"))
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            schema.upgrade(connection)
 
     def close(self) -> None:
         self.engine.dispose()
@@ -172,9 +149,9 @@ def create_database(url: str | URL) -> Database:
 def _sqlite_engine(url: URL) -> Engine:
     if not url.database or url.database == ":memory:":
         raise DatabaseError("SQLite needs a file, as in sqlite:///campaigns.db: processes share it")
-    engine = create_engine(
-        url, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False}, hide_parameters=True
-    )
+    settings = {"timeout": BUSY_SECONDS, "check_same_thread": False}
+    settings = {key: value for key, value in settings.items() if key not in url.query}
+    engine = create_engine(url, connect_args=settings, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def _configure(connection: sqlite3.Connection, _record: object) -> None:
@@ -220,25 +197,6 @@ def _check_postgresql(connection: Connection) -> None:
             raise DatabaseError(f"PostgreSQL has {name} = {value}; a commit must survive a crash: turn it on")
     if connection.execute(text("SELECT pg_is_in_recovery()")).scalar_one():
         raise DatabaseError("this PostgreSQL server is a read-only standby; use the primary's address")
-
-
-def migration_config() -> Config:
-    """Alembic's configuration, whether the migrations lie in the wheel or beside the checkout."""
-    config = Config()
-    config.set_main_option("script_location", str(_migrations()).replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    return config
-
-
-def _migrations() -> Path:
-    package = Path(__file__).resolve().parent
-    for candidate in (package / "migrations", package.parent / "migrations"):
-        if (candidate / "env.py").is_file():
-            return candidate
-    spec = importlib.util.find_spec("campaigns.migrations")
-    if spec is not None and spec.submodule_search_locations:
-        return Path(next(iter(spec.submodule_search_locations)))
-    raise DatabaseError("the migrations are missing from this installation; install campaigns again")
 
 
 def _translated(error: exc.DBAPIError | exc.TimeoutError) -> DatabaseError | None:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 # Each program is told the database, prints JSON lines of what it did, and ends when nothing is left.
 PRELUDE = """
-import json, os, sys, time
+import atexit, json, os, sys, time
 from campaigns.database import create_database
 from campaigns.ledger import Claim, Claimed, CommitPoint, Ledger, Record
 from campaigns.states import State
@@ -32,6 +32,7 @@ def alive():
     return [c for c in ledger.campaigns() if ledger.counts(c.name).alive]
 tell(ready=True)
 sys.stdin.readline()
+atexit.register(ledger.database.close)
 """
 PRODUCER = (
     PRELUDE
