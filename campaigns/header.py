@@ -25,6 +25,8 @@ _CUSTOM = {
     *("list-subscribe", "list-archive", "archived-at"),
 }
 _ATEXT_WORDS = re.compile(r"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~ ]*")
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
+_LONGEST_NAME = 300
 _ANGLE = re.compile(r"(.*?)\s*<([^<>]*)>")
 _ONE_CLICK = b"List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n"
 _URI = re.compile(r"(https?://|mailto:)[!-;=?-~]+", re.IGNORECASE)
@@ -114,9 +116,14 @@ class Mailbox:
         """Read `Name <address>` or `address`; `name` is the header's. Raises MessageError."""
         text = checked_value(name, text)
         found = _ANGLE.fullmatch(text)
-        display_name, bare = (found[1], found[2]) if found else ("", text)
+        display_name, bare = (found[1].strip(), found[2]) if found else ("", text)
+        quoted = _QUOTED.fullmatch(display_name)
+        if len(display_name) > _LONGEST_NAME or (quoted is None and "<" in display_name):
+            raise MessageError(f"The {name} header needs one address, as in `Name <address>`.")
+        if quoted is not None:
+            display_name = re.sub(r"\\(.)", r"\1", quoted[1])
         try:
-            return cls(display_name=_unquoted(display_name.strip()), address=normalise(bare))
+            return cls(display_name=display_name, address=normalise(bare))
         except InvalidAddress as invalid:
             raise MessageError(f"The {name} header has no usable address: {invalid.reason}") from invalid
 
@@ -131,17 +138,11 @@ class Mailbox:
 
     def _phrase(self) -> str:
         name = self.display_name
-        if not name.isascii() or "=?" in name or len(name) > 60:
+        if not name.isascii() or "=?" in name:
             return _encoded_words(name)
         if _ATEXT_WORDS.fullmatch(name):
             return name
         return '"' + re.sub(r'(["\\])', r"\\\1", name) + '"'
-
-
-def _unquoted(name: str) -> str:
-    if len(name) >= 2 and name[0] == name[-1] == '"':
-        return re.sub(r"\\(.)", r"\1", name[1:-1])
-    return name
 
 
 def custom_name(name: str) -> str:
@@ -163,8 +164,7 @@ def unsubscribe(value: str) -> tuple[tuple[bytes, ...], bytes]:
     given = given or [""]
     uris = [_uri(one.strip()) for one in given]
     joined = ",\r\n ".join(f"<{uri}>" for uri in uris)
-    gap = " " if len(uris[0]) + 20 <= _LINE else "\r\n "
-    fields = f"List-Unsubscribe:{gap}{joined}\r\n".encode("ascii")
+    fields = f"List-Unsubscribe: {joined}\r\n".encode("ascii")
     if any(uri.lower().startswith("https:") for uri in uris):
         return (b"List-Unsubscribe", b"List-Unsubscribe-Post"), fields + _ONE_CLICK
     return (b"List-Unsubscribe",), fields
