@@ -73,7 +73,7 @@ class Sweeper:
 
         Streams differ in their routes; what no other server may take stays where it is.
         """
-        moved = sum(self._reroute_stream(server, stream) for stream in self._settings.streams)
+        moved = sum(self._reroute_stream(server, stream) for stream in self._ledger.running_streams())
         if moved:
             log.warning("waiting mail was moved to another server", extra={"server": server, "count": moved})
         return moved
@@ -122,4 +122,6 @@ class Sweeper:
         try:
             publish_deliveries(self._app, deliveries)
         except BrokerUnavailable:
-            log.warning("the broker is away; what was moved is published later", extra={"count": len(deliveries)})
+            log.warning(
+                "the broker is away; what was moved is published later", extra={"count": len(deliveries)}
+            )

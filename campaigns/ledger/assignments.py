@@ -131,6 +131,12 @@ class Assignments(LedgerPart):
         with self.database.read() as connection:
             return {row.server: row.n for row in connection.execute(statement(_QUEUED_COUNTS))}
 
+    def running_streams(self) -> list[str]:
+        """The streams of the campaigns that run."""
+        sql = "SELECT DISTINCT stream FROM campaign WHERE status = 'running' ORDER BY stream"
+        with self.database.read() as connection:
+            return list(connection.execute(statement(sql)).scalars())
+
     def stale_queued(
         self, server: str, older_than_seconds: float, limit: int = CHUNK
     ) -> list[QueuedDelivery]:

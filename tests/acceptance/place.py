@@ -7,6 +7,7 @@ accepted is read from their files, which were synced before they answered.
 import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -51,7 +52,9 @@ connections = {connections}
 BODY = "Dear {{ name }},\n\n" + "this is a line of the letter that everybody gets once.\n" * 20
 
 
-def eventually(question: Callable[[], object], *, seconds: float = 30.0, what: Callable[[], str] | str = "") -> None:
+def eventually(
+    question: Callable[[], object], *, seconds: float = 30.0, what: Callable[[], str] | str = ""
+) -> None:
     """Ask until the answer is true. Raises AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
     while not question():
@@ -97,6 +100,7 @@ class Place:
         self.broker = EmbeddedBroker.of(self.settings)
         self.broker.start()
         self.database = create_database(self.settings.database)
+        self.database_file = self.database.engine.url.database or ""
         self.database.upgrade()
         self.ledger = Ledger(self.database)
         return self
@@ -118,7 +122,11 @@ class Place:
         environ = {**os.environ, "CAMPAIGNS_CONFIG": str(self.config)}
         with log.open("wb") as output:
             worker = subprocess.Popen(
-                bound_command(command), stdout=output, stderr=subprocess.STDOUT, env=environ, cwd=self.directory
+                bound_command(command),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environ,
+                cwd=self.directory,
             )
         self.workers.append(worker)
         return worker
@@ -130,7 +138,9 @@ class Place:
         self.wait_for_workers(2)
 
     def wait_for_workers(self, count: int) -> None:
-        eventually(lambda: len(self.ledger.live_workers(10)) >= count, what=lambda: f"{count} workers\n{self.logs()}")
+        eventually(
+            lambda: len(self.ledger.live_workers(10)) >= count, what=lambda: f"{count} workers\n{self.logs()}"
+        )
 
     def kill(self, worker: subprocess.Popen[bytes], number: int = signal.SIGKILL) -> None:
         if worker.poll() is None:
@@ -205,12 +215,30 @@ class Place:
                 assert times[email] == 0 or state is State.UNCERTAIN, f"{email} was accepted and is {state}"
         return counts
 
+    @contextlib.contextmanager
+    def stopped(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
+        """SIGSTOP for a while, at a moment when the process holds no lock of the database.
 
-@contextlib.contextmanager
-def stopped(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """SIGSTOP for a while."""
-    process.send_signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        process.send_signal(signal.SIGCONT)
+        On SQLite a process that is stopped within a transaction stops everybody, until it goes on or is killed.
+        """
+        process.send_signal(signal.SIGSTOP)
+        while not self._can_write():
+            process.send_signal(signal.SIGCONT)
+            time.sleep(0.01)
+            process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            process.send_signal(signal.SIGCONT)
+
+    def _can_write(self) -> bool:
+        if self.database.dialect != "sqlite":
+            return True
+        time.sleep(0.05)
+        with contextlib.closing(sqlite3.connect(self.database_file, timeout=0.5)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return False
+            connection.rollback()
+            return True
