@@ -12,7 +12,8 @@ from workers.reply_reader import RawReply, ReplyReader
 __all__ = ["Dialogue"]
 
 _CHUNK_OCTETS = 262_144
-_UNSENT_OCTETS = 16_384
+_UNSENT_OCTETS = 1
+_UNSENT_LOOK_SECONDS = 0.01
 _PEEK_ROUNDS = 4
 
 
@@ -39,9 +40,10 @@ class Dialogue(asyncio.Protocol):
         over_tls = self._transport.get_extra_info("sslcontext") is not None
         self._transport.set_write_buffer_limits(high=1 if over_tls else 0)
         connection = self._transport.get_extra_info("socket")
-        self._poll.register(connection.fileno(), select.POLLIN)
+        self._poll.register(connection.fileno(), select.POLLIN | select.POLLOUT)
         if connection.family in (socket.AF_INET, socket.AF_INET6) and hasattr(socket, "TCP_NOTSENT_LOWAT"):
-            # Otherwise megabytes vanish in the kernel, and a server that reads nothing looks like a fast one.
+            # Writable means then that all is on the wire. Otherwise megabytes vanish in the kernel, and a
+            # server that reads nothing looks like a fast one.
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_OCTETS)
 
     # What the transport tells.
@@ -85,7 +87,10 @@ class Dialogue(asyncio.Protocol):
     @property
     def has_unread(self) -> bool:
         """Something waits in the kernel: bytes, or the end. Over TLS these may be bytes that are no data."""
-        return not self.has_ended and bool(self._poll.poll(0))
+        return not self.has_ended and bool(self._kernel_events() & ~select.POLLOUT)
+
+    def _kernel_events(self) -> int:
+        return next((events for _, events in self._poll.poll(0)), 0)
 
     async def look(self) -> None:
         """Read what has arrived already, so that `was_interrupted` speaks of now."""
@@ -112,7 +117,7 @@ class Dialogue(asyncio.Protocol):
                 return Fault.TIMEOUT
 
     async def write_body(self, body: bytes, seconds: float) -> Fault | None:
-        """Write all of it and wait until the kernel has it. None also when the server interrupted: look.
+        """Write all of it and wait until it is on the wire. None also when the server interrupted: look.
 
         A server that does not read is a TIMEOUT after `seconds`.
         """
@@ -125,6 +130,14 @@ class Dialogue(asyncio.Protocol):
             while self._paused and not self.was_interrupted:
                 if not await self._event(deadline):
                     return Fault.TIMEOUT
+        return await self._until_on_the_wire(deadline)
+
+    async def _until_on_the_wire(self, deadline: float) -> Fault | None:
+        """A closed window may hold back the kernel's last piece; no loop can wait for that, so look again."""
+        while not self.was_interrupted and not self._kernel_events():
+            if self._loop.time() >= deadline:
+                return Fault.TIMEOUT
+            await self._event(min(deadline, self._loop.time() + _UNSENT_LOOK_SECONDS))
         return None
 
     async def _event(self, deadline: float) -> bool:
