@@ -53,8 +53,7 @@ def redis_client(
         redis_url(broker_url),
         socket_connect_timeout=connect_seconds,
         socket_timeout=answer_seconds,
-        retry=Retry(NoBackoff(), 1),
-        retry_on_error=[redis.ConnectionError],
+        retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
     )
 
 

@@ -13,6 +13,7 @@ An ack that is late, or lost with the connection, causes a redelivery; the ledge
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,7 +24,7 @@ from typing import Any
 from kombu.transport import redis as stock
 from kombu.transport import virtual
 from kombu.utils.encoding import bytes_to_str
-from kombu.utils.json import dumps, loads
+from kombu.utils.json import dumps
 
 __all__ = ["Channel", "QoS", "Transport"]
 
@@ -216,7 +217,7 @@ class Channel(_StockChannel):  # type: ignore[misc]  # see above
     def restored(self, value: bytes) -> tuple[str, str] | None:
         """The list that a message from `unacked` belongs to, and the message, marked; None if it is none."""
         try:
-            payload, exchange, routing_key = loads(bytes_to_str(value))
+            payload, exchange, routing_key = json.loads(value)
             payload["headers"]["redelivered"] = True
             payload["properties"]["delivery_info"]["redelivered"] = True
             (queue,) = filter(None, self._lookup(exchange, routing_key)[:1])
@@ -276,7 +277,7 @@ class Channel(_StockChannel):  # type: ignore[misc]  # see above
     def _deliver_one(self, queue: str, raw: bytes) -> None:
         payload = None
         try:
-            payload = loads(bytes_to_str(raw))
+            payload = json.loads(raw)
             self.connection._deliver(payload, queue)
         except lost_connection(self.connection_errors):
             raise

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import secrets
-import socket
 import uuid
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,6 +20,7 @@ from weakref import WeakKeyDictionary
 
 import redis
 from celery import Celery
+from celery.utils.nodenames import anon_nodename
 from kombu.exceptions import OperationalError
 
 from campaigns.broker import address, broker_errors, is_redis, redis_client
@@ -171,7 +170,7 @@ def _headers(task: str) -> dict[str, Any]:
         "timelimit": [None, None],
         "argsrepr": "()",
         "kwargsrepr": "@kwargsrepr@",
-        "origin": f"{os.getpid()}@{socket.gethostname()}",
+        "origin": anon_nodename(),
         "ignore_result": True,
         "replaced_task_nesting": 0,
         "stamps": {},
@@ -249,7 +248,7 @@ def _send(app: Celery, producer: Any, message: Any, *, queue: str, priority: int
 
 @contextmanager
 def _producer(app: Celery) -> Iterator[Any]:
-    connection = app.connection_for_write()
+    connection = app.connection_for_write(connect_timeout=1)
     errors: tuple[type[BaseException], ...] = (
         OperationalError,
         OSError,
@@ -257,8 +256,11 @@ def _producer(app: Celery) -> Iterator[Any]:
         *connection.channel_errors,
     )
     try:
-        with connection, app.amqp.Producer(connection, auto_declare=False) as producer:
-            yield producer
+        with connection:
+            # Left to the producer, it would be tried for ever.
+            connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
+            with app.amqp.Producer(connection, auto_declare=False) as producer:
+                yield producer
     except errors as error:
         where = address(app.conf.broker_url)
         raise BrokerUnavailable(f"the broker at {where} cannot be reached: {error}") from error

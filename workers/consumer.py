@@ -11,7 +11,7 @@ from celery.utils.log import get_logger
 from celery.worker.consumer import Consumer as _Consumer
 from celery.worker.state import maybe_shutdown
 
-from campaigns.bulk_transport import Transport, lost_connection
+from campaigns.bulk_transport import lost_connection
 
 __all__ = ["Consumer"]
 

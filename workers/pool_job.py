@@ -63,7 +63,7 @@ class PoolJob:
         self.request = getattr(options.get("callback"), "__self__", None)
         self._accept = options.get("accept_callback")
         self.name, self.identity = self.args[0], self.args[1]
-        self.coroutine_function = _coroutine_function(app, self.name)
+        self.coroutine_function = _coroutine_function(app.tasks.get(self.name))
         self.started = time.monotonic()
         self.runtime_seconds = 0.0
         self.task: asyncio.Task[object] | None = None
@@ -200,7 +200,6 @@ def _redacted(text: str) -> str:
     return _ADDRESS.sub("<address>", text)
 
 
-def _coroutine_function(app: Celery, name: object) -> Callable[..., Coroutine[Any, Any, object]] | None:
-    task = app.tasks.get(name) if isinstance(name, str) else None
+def _coroutine_function(task: Any) -> Callable[..., Coroutine[Any, Any, object]] | None:
     function = getattr(task, "run", None)
     return function if inspect.iscoroutinefunction(function) else None

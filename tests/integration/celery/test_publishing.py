@@ -1,0 +1,141 @@
+"""What is published is what Celery would have published, and what waits can be read back."""
+
+import json
+import socket
+import time
+from base64 import b64decode
+
+import pytest
+import redis
+
+from campaigns import publishing
+from campaigns.broker import check_broker, redis_url
+from campaigns.broker_queue import waiting_count, waiting_deliveries
+from campaigns.errors import BrokerError, BrokerUnavailable
+from campaigns.queues import create_app, nudge, publish_deliveries
+from campaigns.settings import Settings
+from tests.integration.celery.worker_process import Delivery
+
+SERVERS = [{"name": "primary", "url": "smtp://127.0.0.1:2525", "tls": "none"}]
+ORDINARY = "smtp.primary\x06\x163"
+
+
+def decoded(raw):
+    message = json.loads(raw)
+    message["body"] = json.loads(b64decode(message["body"]))
+    return message
+
+
+@pytest.mark.parametrize("name", ["spring", "Größe \"50%\" 寿司 %(id)s 'x'", "@body@"])
+def test_a_message_is_the_one_that_celery_itself_would_publish(app, client, name):
+    delivery = Delivery(delivery_id=7, campaign_name=name)
+    publish_deliveries(app, [delivery])
+    ours = decoded(client.rpop(ORDINARY))
+    app.send_task(
+        "campaigns.deliver",
+        kwargs=publishing.task_arguments(delivery),
+        queue="smtp.primary",
+        priority=3,
+        task_id=ours["headers"]["id"],
+        ignore_result=True,
+    )
+    stock = decoded(client.rpop(ORDINARY))
+    for message in (ours, stock):
+        message["properties"].pop("delivery_tag")
+        message["properties"].pop("reply_to")
+    assert ours.keys() == stock.keys()
+    for part in ours:
+        assert ours[part] == stock[part]
+
+
+def test_a_task_id_is_readable_and_new_for_each_publication():
+    delivery = Delivery(delivery_id=7, campaign_name="Spring sale, 50% off: ünïcode!")
+    first, second = publishing.task_id(delivery), publishing.task_id(delivery)
+    assert first.startswith("Spring-sale-50-off-n-code.7.primary.")
+    assert first != second
+
+
+def test_no_address_and_nothing_but_ids_is_in_the_arguments():
+    arguments = publishing.task_arguments(Delivery(delivery_id=7))
+    assert arguments == {"campaign": "quick", "delivery": 7, "server": "primary"}
+
+
+def test_thousands_are_published_in_a_second_and_all_can_be_read_back(app):
+    deliveries = [Delivery(delivery_id=n, stream="transactional" if n % 7 == 0 else "x") for n in range(5000)]
+    began = time.monotonic()
+    publish_deliveries(app, deliveries)
+    assert time.monotonic() - began < 5  # 0.2 s on a machine with nothing else to do
+    assert waiting_deliveries(app, "primary") == set(range(5000))
+    assert waiting_deliveries(app.conf.broker_url, "secondary") == set()
+    assert waiting_count(app, "primary") == 5000
+
+
+def test_what_is_not_ours_in_a_queue_is_passed_over(app, client):
+    client.lpush("smtp.primary", b"junk", b"[]", b'{"headers": {"task": "other"}}')
+    client.hset("unacked", "tag", b"junk")
+    publish_deliveries(app, [Delivery(delivery_id=1)])
+    assert waiting_deliveries(app, "primary") == {1}
+
+
+def test_a_nudge_waits_in_the_control_queue(app, client):
+    assert nudge(app)
+    assert decoded(client.rpop("campaigns"))["headers"]["task"] == "campaigns.produce"
+
+
+def test_a_broker_that_is_away_is_reported_at_once(app, broker):
+    publish_deliveries(app, [Delivery(delivery_id=1)])
+    broker.kill()
+    began = time.monotonic()
+    with pytest.raises(BrokerUnavailable):
+        publish_deliveries(app, [Delivery(delivery_id=2)])
+    assert not nudge(app)
+    with pytest.raises(BrokerUnavailable):
+        waiting_deliveries(app, "primary")
+    assert time.monotonic() - began < 3
+    broker.start()
+    publish_deliveries(app, [Delivery(delivery_id=3)])
+    assert 3 in waiting_deliveries(app, "primary")
+
+
+@pytest.mark.parametrize("scheme", ["redis", "amqp"])
+@pytest.mark.parametrize("port", ["closed", "silent"])
+def test_no_kind_of_absence_takes_more_than_a_few_seconds(directory, scheme, port):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        number = listening.getsockname()[1]
+        if port == "closed":
+            listening.close()
+        url = f"{scheme}://127.0.0.1:{number}//"
+        app = create_app(Settings.model_validate({"directory": directory, "broker": url, "servers": SERVERS}))
+        began = time.monotonic()
+        with pytest.raises(BrokerUnavailable):
+            publish_deliveries(app, [Delivery(delivery_id=1)])
+        assert time.monotonic() - began < 5
+
+
+def test_a_full_broker_is_unavailable_and_takes_messages_again_when_it_has_room(app, client):
+    client.config_set("maxmemory", 1)
+    with pytest.raises(BrokerUnavailable, match="takes no messages"):
+        publish_deliveries(app, [Delivery(delivery_id=1)])
+    client.config_set("maxmemory", 0)
+    publish_deliveries(app, [Delivery(delivery_id=1)])
+
+
+def test_a_broker_that_may_throw_messages_away_is_refused(settings, client):
+    check_broker(settings)
+    client.config_set("maxmemory-policy", "allkeys-lru")
+    with pytest.raises(BrokerError, match=r"allkeys-lru.*noeviction"):
+        check_broker(settings)
+
+
+def test_a_broker_that_does_not_tell_is_only_warned_about(settings, client, caplog):
+    client.execute_command("ACL", "SETUSER", "default", "-config")
+    check_broker(settings)
+    assert "maxmemory-policy" in caplog.text
+
+
+def test_addresses_are_translated_for_redis_py():
+    assert redis_url("redis+socket:///a/b.sock?virtual_host=2") == "unix:///a/b.sock?db=2"
+    assert redis_url("redis://u:p@h:1/3") == "redis://u:p@h:1/3"
+    assert redis_url("rediss://h:1/0?ssl_cert_reqs=CERT_REQUIRED") == "rediss://h:1/0?ssl_cert_reqs=required"
+    for url in ("redis+socket:///a/b.sock", "rediss://h:1/0?ssl_cert_reqs=CERT_NONE"):
+        redis.Redis.from_url(redis_url(url)).close()
