@@ -22,12 +22,13 @@ RECIPIENTS = 200
 pytestmark = pytest.mark.timeout(600)
 
 
-def run(*command: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> str:
+def run(
+    *command: str | Path, cwd: Path, env: Mapping[str, str] | None = None, within_seconds: float = 400
+) -> None:
     result = subprocess.run(
-        command, cwd=cwd, env=env, capture_output=True, text=True, timeout=500, check=False
+        command, cwd=cwd, env=env, capture_output=True, text=True, timeout=within_seconds, check=False
     )
     assert result.returncode == 0, f"{command}: {result.stdout}{result.stderr}"
-    return result.stdout
 
 
 def built_from(source: Path) -> set[str]:
@@ -65,7 +66,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The `bin` folder of an environment that has the wheel and what it depends on, pinned."""
     folder = tmp_path_factory.mktemp("environment")
     run(sys.executable, "-m", "venv", folder, cwd=folder)
-    pip = (folder / "bin" / "python", "-m", "pip", "install", "-q", "--no-input")
+    pip = (folder / "bin" / "python", "-m", "pip", "install", "-q", "--no-input", "--no-compile")
     run(*pip, "-c", ROOT / "constraints.txt", f"{wheel}[embedded]", cwd=folder)
     return folder / "bin"
 
@@ -123,11 +124,13 @@ def test_a_campaign_runs_from_the_wheel(
             *("--subject", "Hi {{ first_name }}", "--html", "news.html", "--recipients", "list.csv"),
             cwd=tmp_path,
             env=env,
+            within_seconds=90,
         )
     finally:
         up.send_signal(signal.SIGINT)
         status = up.wait(60)
+        print((tmp_path / "up.log").read_text())
     served = Counter(mail.recipient for server in servers.values() for mail in server.records())
     assert len(served) == RECIPIENTS
     assert set(served.values()) == {1}
-    assert status == 0, (tmp_path / "up.log").read_text()
+    assert status == 0
