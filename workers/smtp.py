@@ -148,9 +148,11 @@ class SmtpConnection:
 
     async def close(self) -> None:
         """Say QUIT if the connection is still good, wait briefly for the answer, and close."""
-        if self.is_usable:
-            self._dialogue.write(b"QUIT\r\n")
-            await self._dialogue.reply(_QUIT_SECONDS)
+        if not self.is_usable:
+            self.abort()
+            return
+        self._dialogue.write(b"QUIT\r\n")
+        await self._dialogue.reply(_QUIT_SECONDS)
         self._dialogue.close()
 
 

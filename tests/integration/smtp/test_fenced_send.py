@@ -148,7 +148,7 @@ async def test_a_break_in_mid_body_is_a_fault_of_the_body(
 async def test_a_server_that_reads_nothing_costs_the_deadline_of_the_body(
     server: ScriptedSmtpServer, dial: Dial
 ) -> None:
-    trial = Trial(recipient="body-stall@example.net", body=BIG[:40_000])
+    trial = Trial(recipient="body-stall@example.net", body=BIG[:20_000])
     result = await trial.over(await dial(QUICK))
     assert (result.phase, result.fault, result.dot_sent) == (Phase.BODY, Fault.TIMEOUT, False)
     assert trial.asked == [] and server.records() == []

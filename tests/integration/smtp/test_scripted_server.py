@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from campaigns.demo.smtp_server import SmtpServerProcess, read_records
@@ -186,6 +187,24 @@ def test_it_goes_on_after_a_torn_line_on_the_same_port(process: SmtpServerProces
 
 def test_no_record_is_no_mail(tmp_path: Path) -> None:
     assert read_records(tmp_path / "nothing.jsonl") == []
+
+
+def test_it_does_not_outlive_the_process_that_started_it(tmp_path: Path) -> None:
+    program = (
+        "import pathlib, time\n"
+        "from campaigns.demo.smtp_process import SmtpServerProcess\n"
+        f"process = SmtpServerProcess(pathlib.Path({str(tmp_path / 'accepted.jsonl')!r})).start()\n"
+        "print(process.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        server = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    deadline = time.monotonic() + 10
+    while server.is_running() and server.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline, "it outlived its parent"
+        time.sleep(0.02)
 
 
 def run_server(*arguments: str) -> subprocess.CompletedProcess[str]:
