@@ -6,10 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import redis
 from kombu import Connection
 
 from campaigns.broker import check_broker as check_fitness
-from campaigns.broker import is_redis
+from campaigns.broker import is_redis, redis_client
 from campaigns.database import create_database
 from campaigns.errors import BrokerError, BrokerUnavailable, CampaignsError
 from campaigns.server import Server
@@ -33,7 +34,7 @@ class Finding:
 
 def run_checks(settings: Settings) -> list[Finding]:
     """Tries everything, the servers at the same time. Sends and changes nothing."""
-    findings = [check_database(settings), check_broker(settings)]
+    findings = [check_database(settings), check_broker(settings), *check_state(settings)]
     with ThreadPoolExecutor(max_workers=8) as pool:
         return findings + list(pool.map(_server_finding, settings.servers))
 
@@ -67,6 +68,19 @@ def check_broker(settings: Settings) -> Finding:
     except BrokerError as error:
         remedy = "; start it with `campaigns up`" if settings.embedded else ""
         return Finding(name="broker", ok=False, detail=f"{error}{remedy}")
+
+
+def check_state(settings: Settings) -> list[Finding]:
+    """Where health is shared, if that is a place of its own."""
+    if settings.state is None:
+        return []
+    try:
+        with redis_client(settings.state, answer_seconds=TIMEOUT_SECONDS) as client:
+            client.ping()
+    except (redis.RedisError, OSError) as error:
+        detail = f"cannot be reached: {error}; health is not shared meanwhile"
+        return [Finding(name="state", ok=False, detail=detail)]
+    return [Finding(name="state", ok=True, detail="it answers")]
 
 
 def _connect_amqp(url: str) -> None:

@@ -185,7 +185,10 @@ class Client:
     def create_database_if_new(self) -> None:
         """Make the tables in a SQLite file that is not there yet, so that the first steps need no other."""
         if (missing := self.settings.missing_database_file) is not None:
-            missing.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                missing.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise DatabaseError(f"{missing.parent} cannot be made: {error.strerror}") from error
             self.upgrade_database()
 
     def upgrade_database(self) -> None:

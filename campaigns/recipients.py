@@ -78,7 +78,10 @@ class RejectedFile:
 
     def _open(self) -> TextIO:
         if self._stream is None:
-            file = self.path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+            try:
+                file = self.path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+            except OSError as error:
+                raise InvalidRecipients(f"{self.path} cannot be written: {error.strerror}") from error
             self._stream = self._files.enter_context(file)
             csv.writer(self._stream).writerow(["line", "email", "reason"])
         return self._stream

@@ -17,11 +17,12 @@ from rich.text import Text
 from campaigns.errors import DatabaseUnavailable
 from campaigns.progress import Progress
 from campaigns.server_status import ServerStatus
-from campaigns.states import State, Status
+from campaigns.states import ALIVE, FINAL, State, Status
 
 REFRESH_SECONDS = 0.5
 LINE_SECONDS = 5.0
 _BAD = frozenset({State.FAILED, State.UNCERTAIN})
+_ALWAYS_SHOWN = frozenset({*ALIVE, State.SENT, State.FAILED, State.UNCERTAIN})
 _HEALTH_STYLES = {"closed": "green", "half-open": "yellow", "open": "red"}
 
 
@@ -134,12 +135,18 @@ def clock_text(seconds: float) -> str:
 
 
 def _counts(progress: Progress) -> Text:
-    text = Text()
-    for state in State:
+    """Two lines, so that nothing jumps: who is under way, and who is served."""
+    groups = ([state for state in State if state in group] for group in (ALIVE, FINAL))
+    return Text("\n").join(_line_of_counts(progress, group) for group in groups)
+
+
+def _line_of_counts(progress: Progress, states: Sequence[State]) -> Text:
+    text = Text(no_wrap=True)
+    for state in states:
         count = progress.counts.get(state, 0)
-        if count or state in {State.SENT, State.FAILED, State.UNCERTAIN}:
+        if count or state in _ALWAYS_SHOWN:
             style = "red" if count and state in _BAD else "green" if state is State.SENT else ""
-            text.append(f"{state} ").append(f"{count:,}", style=style).append("   ")
+            text.append(f"{state} ").append(f"{count:,}", style=style).append("  ")
     return text
 
 
