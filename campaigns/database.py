@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -18,7 +20,8 @@ BUSY_SECONDS: Final = 10
 
 _CLOCKS: Final = {
     "sqlite": "((julianday('now') - 2440587.5) * 86400.0)",
-    "postgresql": "CAST(extract(epoch FROM clock_timestamp()) AS double precision)",
+    # the subquery is evaluated once, so that an index can be searched by it: the function itself is volatile
+    "postgresql": "(SELECT CAST(extract(epoch FROM clock_timestamp()) AS double precision))",
 }
 _SQLITE_OUTAGES: Final = frozenset(
     {
@@ -149,8 +152,8 @@ def create_database(url: str | URL) -> Database:
 def _sqlite_engine(url: URL) -> Engine:
     if not url.database or url.database == ":memory:":
         raise DatabaseError("SQLite needs a file, as in sqlite:///campaigns.db: processes share it")
-    settings = {"timeout": BUSY_SECONDS, "check_same_thread": False}
-    settings = {key: value for key, value in settings.items() if key not in url.query}
+    busy_seconds = float(str(url.query.get("timeout", BUSY_SECONDS)))
+    settings = {"timeout": busy_seconds, "check_same_thread": False}
     engine = create_engine(url, connect_args=settings, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
@@ -162,9 +165,39 @@ def _sqlite_engine(url: URL) -> Engine:
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         writes = connection.get_execution_options().get("campaigns_write", True)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        if writes:
+            _begin_immediate(connection, busy_seconds)
+        else:
+            connection.exec_driver_sql("BEGIN")
 
     return engine
+
+
+def _begin_immediate(connection: Connection, busy_seconds: float) -> None:
+    """Ask for the write lock every millisecond or two.
+
+    SQLite's own busy handler sleeps for up to 100 ms between its tries, and starves behind busy writers:
+    a pause would wait for seconds.
+    """
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    deadline = time.monotonic() + busy_seconds
+    driver.execute("PRAGMA busy_timeout = 0").close()
+    try:
+        while not _has_begun(driver) and time.monotonic() < deadline:
+            time.sleep(random.uniform(0.0005, 0.002))  # noqa: S311 - jitter
+        if not driver.in_transaction:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")  # fails again: this way SQLAlchemy wraps the error
+    finally:
+        driver.execute(f"PRAGMA busy_timeout = {int(busy_seconds * 1000)}").close()
+
+
+def _has_begun(driver: sqlite3.Connection) -> bool:
+    try:
+        driver.execute("BEGIN IMMEDIATE").close()
+    except sqlite3.OperationalError:
+        return False
+    return True
 
 
 def _postgresql_engine(url: URL) -> Engine:

@@ -6,9 +6,10 @@ import random
 import threading
 from collections.abc import Callable
 
+from campaigns.errors import TransitionRefused
 from campaigns.ledger import Claim, Claimed, CommitPoint, Ledger
 from campaigns.states import State, Status
-from tests.crowd import OWNER, Crowd, report
+from tests.crowd import OWNER, Crowd, new_recipients, report
 
 
 def together(*calls: Callable[[], object]) -> None:
@@ -118,3 +119,42 @@ def test_counters_of_many_writers_add_up(ledger: Ledger) -> None:
     together(*[lambda part=part: end(part) for part in range(3)])
     counts = crowd.counts()
     assert [counts.states[state] for state in ends] == [40, 40, 40]
+
+
+def test_who_is_added_while_a_campaign_is_cancelled_is_cancelled_or_refused(ledger: Ledger) -> None:
+    crowd = Crowd(ledger, 10)
+
+    def add() -> None:
+        for start in range(100, 2000, 50):
+            try:
+                ledger.add_recipients(crowd.campaign_id, new_recipients(50, start=start))
+            except TransitionRefused:
+                return
+
+    def cancel() -> None:
+        while ledger.counts(crowd.name).total < 200:
+            pass
+        ledger.cancel(crowd.name)
+
+    together(add, cancel)
+    counts = crowd.counts()
+    assert counts.alive == 0 and counts.states[State.CANCELLED] == counts.total < 1900
+
+
+def test_nobody_is_added_to_a_campaign_that_just_finished(ledger: Ledger) -> None:
+    for _ in range(8):
+        crowd = Crowd(ledger, 0)
+        refused: list[Exception] = []
+
+        def add(crowd: Crowd = crowd, refused: list[Exception] = refused) -> None:
+            try:
+                ledger.add_recipients(crowd.campaign_id, new_recipients(300))
+            except TransitionRefused as error:
+                refused.append(error)
+
+        together(ledger.finish_idle, add, ledger.finish_idle)
+        counts = crowd.counts()
+        assert counts.total == (0 if refused else 300)
+        assert counts.status is (Status.FINISHED if refused else Status.RUNNING)
+        if not refused:
+            ledger.cancel(crowd.name)
