@@ -235,6 +235,27 @@ async def test_a_moment_at_the_dot_frees_no_place(server: ScriptedSmtpServer, ma
     assert server.stats["connections"] == 2
 
 
+async def test_only_so_many_may_wait_at_their_dots(server: ScriptedSmtpServer, make_pool: MakePool) -> None:
+    server.set("dot", "stall")
+    pool = make_pool(size=1, dot_grace_seconds=0)
+    held = []
+    for _ in range(4):
+        connection = await asyncio.wait_for(pool.acquire(), 10)
+        held.append((connection, asyncio.ensure_future(Trial().over(connection))))
+        await eventually(lambda connection=connection: connection.is_at_dot)  # type: ignore[misc]
+        pool.at_dot(connection)
+    fifth = asyncio.ensure_future(pool.acquire())
+    await asyncio.sleep(0.1)
+    assert not fifth.done()
+    assert repr(pool) == "<ConnectionPool primary: 0 idle, 0 busy, 4 at the dot>"
+    server.disconnect()
+    for connection, sending in held:
+        assert (await sending).fault is Fault.CLOSED
+        pool.release(connection)
+    pool.release(await fifth)
+    assert repr(pool) == "<ConnectionPool primary: 1 idle, 0 busy, 0 at the dot>"
+
+
 async def test_closing_ends_what_is_idle_refuses_who_waits_and_lets_the_busy_finish(
     server: ScriptedSmtpServer, make_pool: MakePool
 ) -> None:
