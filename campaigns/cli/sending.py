@@ -10,7 +10,7 @@ import click
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from campaigns.cli.output import console, counted, json_option, local_time, note, print_json
-from campaigns.cli.status import watch_campaign
+from campaigns.cli.status import INTERRUPTED, watch_campaign
 from campaigns.client import Client
 from campaigns.recipients import ImportReport
 from campaigns.settings import DEFAULT_STREAM, load_settings
@@ -99,7 +99,11 @@ def send(  # noqa: PLR0913, PLR0917 - the options of the command
             rate=rate,
             recipients=recipients,
         )
-        report = _import(client, name, recipients)
+        try:
+            report = _import(client, name, recipients)
+        except KeyboardInterrupt:
+            note(f"\nInterrupted; nothing of {name} is sent. The same command goes on where it was.")
+            click.get_current_context().exit(INTERRUPTED)
         told = campaign.send(at=at)
         status = campaign.status().status
         if as_json:

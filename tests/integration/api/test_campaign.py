@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import campaigns
 from campaigns.campaign import Campaign
 from campaigns.client import Client
 from campaigns.errors import (
@@ -282,3 +283,21 @@ def test_a_sqlite_file_that_is_not_there_is_made_by_the_first_campaign(
         assert not (tmp_path / "deep").exists()
         client.create_campaign("spring", sender="n@example.com", subject="x", text="x")
         assert [one.name for one in client.campaigns()] == ["spring"]
+
+
+def test_the_first_client_that_is_connected_is_the_default_one(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("campaigns.client._shared", None)
+    with campaigns.connect(settings) as first, campaigns.connect(settings) as second:
+        campaign = campaigns.Campaign.create("spring", sender="n@example.com", subject="x", text="x")
+        assert repr(campaign) == "<Campaign spring>"
+        assert campaigns.Campaign.get("spring", client=second).status().status is Status.DRAFT
+        assert [one.name for one in first.campaigns()] == ["spring"]
+
+
+def test_the_package_has_at_most_ten_public_names() -> None:
+    assert len(campaigns.__all__) <= 10
+    assert all(getattr(campaigns, name) is not None for name in campaigns.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = campaigns.nothing

@@ -74,6 +74,19 @@ def test_an_import_that_was_killed_goes_on_when_the_command_is_repeated(desk: De
     assert desk.run(*SEND).exit_code == 1
 
 
+def test_an_import_that_is_interrupted_says_how_to_go_on(desk: Desk) -> None:
+    write_list(desk.directory / "list.csv", 30_000)
+    desk.write("text.txt", "Hello {{ first_name }}")
+    with desk.start(*SEND) as process:
+        wait_until(lambda: imported(desk) >= 2000)
+        process.send_signal(signal.SIGINT)
+        out, errors = process.communicate(timeout=DEADLINE_SECONDS)
+    assert (process.returncode, out) == (130, "")
+    assert errors == "\nInterrupted; nothing of spring is sent. The same command goes on where it was.\n"
+    assert desk.run(*SEND).exit_code == 0
+    assert desk.json("status", "spring")["total"] == 30_000
+
+
 def imported(desk: Desk) -> int:
     connection = sqlite3.connect(load_settings().database.removeprefix("sqlite:///"))
     try:
