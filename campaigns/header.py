@@ -2,7 +2,6 @@
 
 import base64
 import re
-import unicodedata
 from dataclasses import dataclass
 from email.errors import HeaderParseError
 from email.header import decode_header
@@ -35,15 +34,13 @@ _URI = re.compile(r"(https?://|mailto:)[!-;=?-~]+", re.IGNORECASE)
 def checked_value(name: str, value: str) -> str:
     """Return the value without surrounding blanks. Raises MessageError if it could break out of its field.
 
-    Refused are control characters, line separators and lone surrogates: as they stand, after Unicode
-    normalisation, and after decoding encoded words (RFC 2047), which receivers do before they look.
+    Refused are control characters, line separators and lone surrogates: as they stand, and after decoding
+    encoded words (RFC 2047), which receivers do before they look. (No other character normalises to these.)
     """
     value = value.strip(" ")
     _refuse_control(name, value)
     if len(value) > _LONGEST_VALUE:
         raise MessageError(f"The {name} header is too long: {len(value)} characters.")
-    if not value.isascii():
-        _refuse_control(name, unicodedata.normalize("NFKC", value))
     if "=?" in value:
         _refuse_control(name, _decoded(value))
     return value
@@ -183,7 +180,7 @@ def header_names(block: bytes) -> list[bytes]:
     """Return the names of the fields in the order in which a receiver reads them.
 
     Whatever made the block, it is compared with what was meant: an injected field shows here. Bare CR and LF
-    count as line ends, as some receivers take them for such.
+    count as line ends, as some receivers take them for such; an empty line, which ends the header, shows too.
     """
-    lines = re.split(b"\r\n|\r|\n", block)
-    return [line.partition(b":")[0] for line in lines if line[:1] not in (b" ", b"\t", b"")]
+    *lines, _ = re.split(b"\r\n|\r|\n", block)
+    return [line.partition(b":")[0] for line in lines if line[:1] not in (b" ", b"\t")]

@@ -105,6 +105,7 @@ def test_a_refused_domain_is_refused_the_second_time_too() -> None:
 @example("a@a.b--c.de")
 @example("Support@xn--bcher-kva.de")
 @example("a@xn--.de")
+@example("a" * 100 + "@" + ("例" * 22 + ".").encode("idna").decode() * 3 + "de")
 @example("a" * 200 + "@" + "b" * 50 + ".com")
 def test_the_answer_is_always_the_librarys(text: str) -> None:
     if not text.isascii() or text != text.strip() or "<" in text or ">" in text:

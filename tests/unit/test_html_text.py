@@ -34,6 +34,7 @@ FROM_PAGE = {
     "a condition in a comment": "<!--{% if name %}a{% endif %}--><p>t</p>",
     "a condition in an address": "<a href='{% if none %}http://a{% else %}http://b{% endif %}'>go {{ name }}</a>",
     "raw text": "{% raw %}{{ x }}{% endraw %}",
+    "raw text without signs": "{% raw %}x{% endraw %} {{ name }}",
     "signs made of entities": "<p>&#123;&#123; x &#125;&#125; {{ name }}</p>",
 }
 

@@ -3,6 +3,7 @@
 import email
 import email.policy
 import re
+import unicodedata
 from email.header import decode_header, make_header
 from email.message import EmailMessage
 from email.utils import parseaddr, parsedate_to_datetime
@@ -213,6 +214,25 @@ def test_a_body_arrives_as_it_is(text: str, html: str) -> None:
         octets = part.get_payload(decode=True)
         assert isinstance(octets, bytes)
         assert octets.decode() == re.sub("\r\n|\r|\n", "\r\n", sent)
+
+
+def test_no_other_character_becomes_a_breaking_one_by_normalisation() -> None:
+    breaking = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")
+    for code in range(0x110000):
+        character = chr(code)
+        if not breaking.match(character) and not 0xD800 <= code < 0xE000:
+            assert not breaking.search(unicodedata.normalize("NFKC", character))
+
+
+@pytest.mark.parametrize(
+    "injected", [b"X: a\r\nBcc: b\r\n", b"X: a\nBcc: b\r\n", b"X: a\rBcc: b\r\n", b"\r\nX: a\r\n"]
+)
+def test_a_header_with_a_field_that_nobody_asked_for_is_refused_whatever_made_it(injected: bytes) -> None:
+    compiled = compile_campaign(content())
+    recipient = RecipientContent(delivery_id=1, email="a@example.com", fields={})
+    compiled._slots.insert(3, ((b"X",), injected))
+    with pytest.raises(MessageError, match="nobody asked for"):
+        compiled.render(recipient, NOW)
 
 
 def test_plain_ascii_is_sent_as_it_is() -> None:
