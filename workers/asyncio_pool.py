@@ -28,8 +28,10 @@ from typing import Any
 
 from celery import Celery
 from celery.concurrency.base import BasePool
+from celery.exceptions import WorkerShutdown
 from celery.worker import state as worker_state
 
+from campaigns.errors import CampaignsError
 from workers.pool_job import Outcome, PoolJob, current_job, finish, run_plain
 
 __all__ = ["AsyncioPool", "current_job", "on_loop_start", "on_loop_stop"]
@@ -53,7 +55,10 @@ _THREADS_FOR_PLAIN_TASKS = 4
 
 
 def on_loop_start(app: Celery, hook: Hook) -> None:
-    """Have `await hook()` run on the tasks' loop before the first task. If it raises, the worker ends."""
+    """Have `await hook()` run on the tasks' loop before the first task.
+
+    If it raises, the worker ends with status 1; a CampaignsError is said in one line.
+    """
     app.__dict__.setdefault(_START_HOOKS, []).append(hook)
 
 
@@ -173,7 +178,11 @@ class AsyncioPool(_BasePool):  # type: ignore[misc]  # see above
         future = self._run_hooks(_START_HOOKS)
         while not concurrent.futures.wait([future], timeout=0.2).done:
             worker_state.maybe_shutdown()
-        future.result()
+        try:
+            future.result()
+        except CampaignsError as error:
+            log.critical("the worker cannot start: %s", error)
+            raise WorkerShutdown(1) from error
 
     def _start_waiting(self) -> None:
         while self._waiting and len(self._running) < self.limit and not self._stopping:
@@ -270,6 +279,8 @@ async def _call(hooks: Sequence[Hook]) -> None:
     for hook in hooks:
         try:
             await hook()
+        except CampaignsError:
+            raise
         except Exception:
             log.exception("a hook of the asyncio pool failed", extra={"hook": repr(hook)})
             raise

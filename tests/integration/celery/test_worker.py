@@ -47,7 +47,7 @@ def test_no_more_tasks_run_at_a_time_than_asked_for(app, worker, notes, client):
 
 def test_by_default_a_worker_follows_the_connections_of_its_own_servers(app, worker):
     worker()
-    stats = next(iter(app.control.inspect(timeout=5).stats().values()))
+    stats = next(iter(app.control.inspect(timeout=10, limit=1).stats().values()))
     assert stats["pool"]["max-concurrency"] == 44  # 20 connections, two tasks each, and four
     assert stats["pool"]["loop"].startswith("uvloop")
     assert stats["prefetch_count"] == 88
@@ -57,7 +57,7 @@ def test_what_runs_can_be_inspected(app, worker, notes):
     publish(app, 1, campaign_name="stuck")
     worker()
     wait_until(lambda: notes.of("began"))
-    (active,) = next(iter(app.control.inspect(timeout=5).active().values()))
+    (active,) = next(iter(app.control.inspect(timeout=10, limit=1).active().values()))
     assert active["name"] == "campaigns.deliver"
     assert active["kwargs"] == {"campaign": "stuck", "delivery": 1, "server": "primary"}
     assert abs(active["time_start"] - time.time()) < 60
@@ -261,13 +261,30 @@ def test_plain_tasks_run_beside_the_asynchronous_ones(app, worker, notes, client
 
 def test_a_restart_of_the_pool_leaves_no_thread_behind(app, worker, notes):
     process = worker()
-    before = _threads(process)
-    for number in range(3):
-        app.control.broadcast("pool_restart", reply=True, timeout=10)
-        publish(app, 1, first=number + 1)
-        wait_until(lambda wanted=number + 1: len(notes.of("ended")) == wanted)
-    assert _threads(process) <= before
+    before = psutil.Process(process.process.pid).num_threads()
+    for number in range(1, 4):
+        (reply,) = app.control.broadcast("pool_restart", reply=True, timeout=10, limit=1)
+        assert list(reply.values()) == [{"ok": "reload started"}]
+        publish(app, 1, first=number)
+        wait_until(lambda wanted=number: len(notes.of("ended")) == wanted)
+    assert psutil.Process(process.process.pid).num_threads() <= before
 
 
-def _threads(process):
-    return psutil.Process(process.process.pid).num_threads()
+def test_a_start_hook_that_refuses_ends_the_worker_with_one_line(worker):
+    process = worker(ready=False, hooks="fail")
+    assert process.wait() == 1
+    (line,) = [line for line in process.log.splitlines() if "noeviction" in line]
+    assert "the worker cannot start: the broker has maxmemory-policy allkeys-lru" in line
+    assert "Traceback" not in process.log
+
+
+def test_a_connection_that_is_cut_is_made_again_and_its_acks_are_written(app, worker, notes, client):
+    publish(app, 8, campaign_name="slow")
+    process = worker("-Q", "smtp.primary", "-c", "4")
+    wait_until(lambda: len(notes.of("began")) == 4)
+    for kind in ("normal", "pubsub"):
+        client.client_kill_filter(_type=kind, skipme=True)
+    process.wait_for_log("Connection to broker lost")
+    publish(app, 2, first=100)
+    wait_until(lambda: set(notes.of("ended")) == {*range(1, 9), 100, 101})
+    wait_until(lambda: is_empty(client) and waiting_count(app, "primary") == 0)

@@ -4,6 +4,7 @@ import asyncio
 import os
 from pathlib import Path
 
+from campaigns.errors import BrokerError
 from campaigns.queues import DELIVER_TASK, TaskResult, create_app
 from campaigns.settings import Settings
 from workers.asyncio_pool import current_job, on_loop_start, on_loop_stop
@@ -34,6 +35,7 @@ app = create_app(
 if seconds := os.environ.get("TINY_VISIBILITY"):
     app.conf.broker_transport_options["visibility_timeout"] = float(seconds)
     app.conf.broker_transport_options["unacked_restore_interval"] = 0.5
+app.conf.worker_pool_restarts = True
 app.conf.campaigns_shutdown_seconds = float(os.environ.get("TINY_GRACE", "30"))
 stopping = asyncio.Event()
 
@@ -92,6 +94,8 @@ def blocks(self: object, number: int) -> None:
 if os.environ.get("TINY_HOOKS"):
 
     async def start() -> None:
+        if os.environ["TINY_HOOKS"] == "fail":
+            raise BrokerError("the broker has maxmemory-policy allkeys-lru: set it to noeviction")
         note("start-hook")
 
     async def stop() -> None:
