@@ -55,6 +55,17 @@ class Classification:
     counts_against_server: bool = False
     stop: Stop | None = None
 
+    @property
+    def recorded_as(self) -> str:
+        """The outcome as its attempt keeps it.
+
+        A refusal by policy of this message, or of this server by this domain, is told apart: it must never
+        add up to taking the server off the sender or to pausing the campaign.
+        """
+        if self.outcome is Outcome.POLICY and self.scope in {Scope.MESSAGE, Scope.SERVER_DOMAIN}:
+            return f"{self.outcome}-{self.scope}"
+        return str(self.outcome)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:

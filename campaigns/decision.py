@@ -43,7 +43,8 @@ class Facts:
     `usable_servers`: the route's others (without `server`) that may take it now, best first.
     `tried_by_policy`: those that refused this delivery by policy.
     `blocked`: those of the route taken off this sender or domain.
-    `policy_domains`: by server, the recipient domains of this campaign that were refused by policy there.
+    `policy_domains`: by server, the recipient domains that refused this campaign's sender by policy there,
+    since it began to run.
     `attempts`: how often it was claimed (the fence); slows a mail that makes every server stumble.
     """
 

@@ -84,6 +84,8 @@ class Campaign(Base):
     scheduled_at: Mapped[float | None]
     created_at: Mapped[float]
     started_at: Mapped[float | None]
+    running_since: Mapped[float | None]
+    """When it last began to run (a resume, too): what was refused before is not held against it."""
     finished_at: Mapped[float | None]
     __table_args__ = (
         CheckConstraint(_one_of("status", Status), name="status"),

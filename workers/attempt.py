@@ -267,7 +267,7 @@ class Attempt:
             wait_seconds=decision.wait_seconds,
             deferral=decision.deferral,
             from_committing=True,
-            outcome=classification.outcome,
+            outcome=classification.recorded_as,
             phase=result.phase,
             code=result.reply.code if result.reply else None,
             enhanced=result.reply.enhanced if result.reply else None,

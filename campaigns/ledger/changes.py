@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection
 
-from campaigns.database import Database
+from campaigns.database import Database, database_clock
 from campaigns.ledger.row import Row
 from campaigns.ledger.row_source import RowSource, clean, ids_in, ids_parameter, statement
 from campaigns.states import ALIVE, State, Status, is_legal
@@ -85,7 +85,8 @@ SELECT w.campaign_id, w.kind, w.server, w.shard, w.n FROM {rows} WHERE true
 ON CONFLICT (campaign_id, kind, server, shard) DO UPDATE SET n = counter.n + excluded.n
 """
 _REOPEN = """
-UPDATE campaign SET status = 'running', finished_at = NULL WHERE id {ids} AND status = 'finished'
+UPDATE campaign SET status = 'running', running_since = {clock}, finished_at = NULL
+ WHERE id {ids} AND status = 'finished'
 """
 
 CountKey = tuple[int, str, str]  # campaign, kind, server
@@ -264,5 +265,5 @@ def _reopen(connection: Connection, changes: Iterable[Change]) -> None:
     }
     if ids:
         dialect = connection.dialect.name
-        sql = statement(_REOPEN.format(ids=ids_in(dialect)))
+        sql = statement(_REOPEN.format(ids=ids_in(dialect), clock=database_clock(dialect)))
         connection.execute(sql, {"ids": ids_parameter(dialect, sorted(ids))})

@@ -27,12 +27,16 @@ SELECT id, server, sender, domain, until, reason, created_at FROM block
  WHERE until IS NULL OR until > {clock} ORDER BY id
 """
 _REFUSALS = """
-SELECT DISTINCT a.server, r.domain FROM attempt AS a JOIN recipient AS r ON r.id = a.delivery_id
- WHERE a.campaign_id = :campaign_id AND a.outcome = 'policy'
+SELECT DISTINCT a.server, r.domain
+  FROM attempt AS a
+  JOIN recipient AS r ON r.id = a.delivery_id
+  JOIN campaign AS c ON c.id = a.campaign_id
+ WHERE a.campaign_id = :campaign_id AND a.outcome = 'policy' AND a.finished_at >= COALESCE(c.running_since, 0)
 """
 _REFUSERS = """
 SELECT DISTINCT a.server FROM attempt AS a JOIN delivery AS d ON d.id = a.delivery_id
- WHERE a.delivery_id = :delivery_id AND a.outcome = 'policy' AND a.finished_at >= d.first_attempt_at
+ WHERE a.delivery_id = :delivery_id AND a.finished_at >= d.first_attempt_at
+   AND a.outcome IN ('policy', 'policy-message', 'policy-server-domain')
 """
 
 
@@ -134,7 +138,11 @@ class Events(LedgerPart):
             return connection.execute(sql, {"server": server}).rowcount
 
     def policy_refusals(self, campaign_id: int) -> dict[str, frozenset[str]]:
-        """The distinct recipient domains whose mail was refused for policy, by server."""
+        """The distinct recipient domains that refused the sender for policy since the campaign began to run.
+
+        By server. Refusals of one mail, or of a server by one domain, say nothing of the campaign and are not
+        among them; nor is what was refused before the operator last resumed it.
+        """
         found: dict[str, set[str]] = {}
         with self.database.read() as connection:
             for server, domain in connection.execute(statement(_REFUSALS), {"campaign_id": campaign_id}):

@@ -28,7 +28,8 @@ SELECT d.id FROM delivery AS d JOIN campaign AS c ON c.id = d.campaign_id
  WHERE c.status = 'cancelled' AND d.state = :state LIMIT :limit
 """
 _START = """
-UPDATE campaign SET status = 'running', started_at = COALESCE(started_at, {clock})
+UPDATE campaign SET status = 'running', started_at = COALESCE(started_at, {clock}),
+       running_since = {clock}
  WHERE status = 'scheduled' AND scheduled_at <= {clock} RETURNING name
 """
 _IDLE = """

@@ -46,6 +46,7 @@ def upgrade() -> None:
         sa.Column("scheduled_at", sa.Float(precision=53), nullable=True),
         sa.Column("created_at", sa.Float(precision=53), nullable=False),
         sa.Column("started_at", sa.Float(precision=53), nullable=True),
+        sa.Column("running_since", sa.Float(precision=53), nullable=True),
         sa.Column("finished_at", sa.Float(precision=53), nullable=True),
         sa.CheckConstraint(
             "status <> 'scheduled' OR scheduled_at IS NOT NULL", name=op.f("ck_campaign_scheduled")

@@ -259,3 +259,17 @@ def test_only_the_beginning_of_an_endless_reply_is_read() -> None:
 def test_a_server_that_ends_an_old_connection_is_not_ill() -> None:
     found = judge("mail", "421 4.4.2 mail.example.com Error: timeout exceeded")
     assert (found.outcome, found.counts_against_server) == (Outcome.UNREACHABLE, False)
+
+
+@pytest.mark.parametrize(
+    ("scope", "kept"),
+    [
+        (Scope.SENDER, "policy"),
+        (Scope.SERVER, "policy"),
+        (Scope.MESSAGE, "policy-message"),
+        (Scope.SERVER_DOMAIN, "policy-server-domain"),
+    ],
+)
+def test_an_attempt_keeps_whom_a_refusal_by_policy_was_meant_for(scope: Scope, kept: str) -> None:
+    assert Classification(outcome=Outcome.POLICY, scope=scope, rule="x").recorded_as == kept
+    assert Classification(outcome=Outcome.DEFERRED, scope=scope, rule="x").recorded_as == "deferred"

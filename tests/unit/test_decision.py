@@ -198,6 +198,27 @@ def test_a_mail_that_needs_utf8_goes_to_a_server_that_may_have_it_and_blocks_non
     assert decided(known(Outcome.POLICY, Scope.MESSAGE), tried).to is State.FAILED
 
 
+@pytest.mark.parametrize("scope", [Scope.MESSAGE, Scope.SERVER_DOMAIN])
+def test_what_says_nothing_of_the_sender_never_pauses_and_never_takes_a_server_off_it(scope: Scope) -> None:
+    domains = {name: {"a.example", "b.example", "c.example"} for name in BOTH}
+    for others in (("secondary",), ()):
+        decision = decided(known(Outcome.POLICY, scope), facts(policy_domains=domains, usable_servers=others))
+        assert decision.pause_reason is None
+        assert decision.block is None or decision.block.sender is None
+
+
+def test_after_a_resume_three_domains_must_refuse_anew_before_the_campaign_is_paused_again() -> None:
+    refused: set[str] = set()
+    paused = []
+    for domain in ("a.example", "b.example", "c.example"):
+        at = facts(
+            route=("primary",), usable_servers=(), domain=domain, policy_domains={"primary": set(refused)}
+        )
+        paused.append(decided(known(Outcome.POLICY, Scope.SENDER), at).pause_reason is not None)
+        refused.add(domain)
+    assert paused == [False, False, True]
+
+
 def test_an_uncertain_mail_is_held_for_the_operator() -> None:
     decision = decided(known(Outcome.UNCERTAIN), facts())
     assert (decision.to, decision.task_state) == (State.UNCERTAIN, "failure")

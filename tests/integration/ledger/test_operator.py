@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from sqlalchemy import text
 
+from campaigns.classifier import Classification, Outcome, Scope
 from campaigns.errors import CampaignExists, TransitionRefused, UnknownCampaign
 from campaigns.ledger import Ledger
 from campaigns.states import State, Status
-from tests.crowd import Crowd, new_recipients
+from tests.crowd import Crowd, eventually, new_recipients
 
 
 def test_a_campaign_is_kept_as_it_was_given(ledger: Ledger) -> None:
@@ -193,11 +195,75 @@ def test_a_block_holds_until_its_time(ledger: Ledger) -> None:
     assert ledger.remove_blocks("secondary") == 1
 
 
-def test_policy_refusals_are_told_by_server_and_domain(ledger: Ledger) -> None:
+def refused_by_policy(ledger: Ledger, *, outcome: str = "policy", server: str = "primary") -> Crowd:
+    """A campaign whose mail to two domains was refused through one server, and waits."""
     crowd = Crowd(ledger, 1)
     ledger.add_recipients(crowd.campaign_id, new_recipients(1, domain="other.example"))
     crowd.ids = [one.id for one in ledger.deliveries(crowd.name)]
-    for claim in crowd.claim():
-        crowd.report(claim, State.PENDING, outcome="policy")
-    assert ledger.policy_refusals(crowd.campaign_id) == {"primary": {"example.com", "other.example"}}
+    for claim in crowd.claim(server):
+        crowd.report(claim, State.PENDING, outcome=outcome, server=server)
+    return crowd
+
+
+def a_moment_later(ledger: Ledger) -> None:
+    """The clock's resolution is a millisecond on SQLite."""
+    now = ledger.now()
+    eventually(lambda: ledger.now() > now)
+
+
+BOTH_DOMAINS = frozenset({"example.com", "other.example"})
+
+
+def test_policy_refusals_are_told_by_server_and_domain(ledger: Ledger) -> None:
+    crowd = refused_by_policy(ledger)
+    assert ledger.policy_refusals(crowd.campaign_id) == {"primary": BOTH_DOMAINS}
     assert ledger.policy_refusers(crowd.ids[0]) == {"primary"}
+
+
+@pytest.mark.parametrize("scope", [Scope.MESSAGE, Scope.SERVER_DOMAIN])
+def test_a_refusal_of_one_mail_or_by_one_domain_is_not_held_against_the_campaign(
+    ledger: Ledger, scope: Scope
+) -> None:
+    outcome = Classification(outcome=Outcome.POLICY, scope=scope, rule="x").recorded_as
+    crowd = refused_by_policy(ledger, outcome=outcome)
+    assert ledger.policy_refusals(crowd.campaign_id) == {}
+    assert ledger.policy_refusers(crowd.ids[0]) == {"primary"}
+
+
+def test_what_was_refused_before_the_operator_resumed_is_not_held_against_the_campaign(
+    ledger: Ledger,
+) -> None:
+    crowd = refused_by_policy(ledger)
+    ledger.resume(crowd.name)
+    assert ledger.policy_refusals(crowd.campaign_id) == {"primary": BOTH_DOMAINS}
+    assert ledger.pause_by_policy(crowd.campaign_id, "SPF fails everywhere")
+    a_moment_later(ledger)
+    ledger.resume(crowd.name)
+    assert ledger.policy_refusals(crowd.campaign_id) == {}
+    [again] = crowd.claim("secondary", ids=crowd.ids[:1])
+    crowd.report(again, State.PENDING, outcome="policy", server="secondary")
+    assert ledger.policy_refusals(crowd.campaign_id) == {"secondary": {"example.com"}}
+    assert ledger.policy_refusers(crowd.ids[0]) == {"primary", "secondary"}
+
+
+def test_what_was_refused_before_a_finished_campaign_was_retried_is_not_held_against_it(
+    ledger: Ledger,
+) -> None:
+    crowd = Crowd(ledger)
+    [claim] = crowd.claim()
+    crowd.report(claim, State.FAILED, outcome="policy")
+    assert ledger.finish_idle() == [crowd.name]
+    assert ledger.policy_refusals(crowd.campaign_id) == {"primary": {"example.com"}}
+    a_moment_later(ledger)
+    ledger.retry(crowd.name)
+    assert ledger.campaign(crowd.name).status is Status.RUNNING
+    assert ledger.policy_refusals(crowd.campaign_id) == {}
+
+
+def test_a_schedule_that_starts_a_campaign_says_since_when_it_runs(ledger: Ledger) -> None:
+    crowd = refused_by_policy(ledger)
+    a_moment_later(ledger)
+    with ledger.database.write() as connection:
+        connection.execute(text("UPDATE campaign SET status = 'scheduled', scheduled_at = 0"))
+    assert ledger.start_scheduled() == [crowd.name]
+    assert ledger.policy_refusals(crowd.campaign_id) == {}
