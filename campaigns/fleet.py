@@ -170,6 +170,4 @@ class Fleet:
                 processes[name] = processes.get(name, 0) + 1
                 rates[name] = rates.get(name, 0.0) + worker.sent_per_second
         oldest = min((worker.started_at for worker in workers if worker.servers), default=now)
-        return Readers(
-            processes=processes, sent_per_second=rates, is_settled=now - oldest > READER_SECONDS
-        )
+        return Readers(processes=processes, sent_per_second=rates, is_settled=now - oldest > READER_SECONDS)

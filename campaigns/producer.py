@@ -16,6 +16,7 @@ from campaigns import routing
 from campaigns.errors import BrokerUnavailable
 from campaigns.fleet import Fleet
 from campaigns.ledger import Due, Ledger, QueuedDelivery
+from campaigns.limits import Limits
 from campaigns.queues import publish_deliveries
 from campaigns.routing import Share
 from campaigns.settings import Settings
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 BATCH = 500
 """Deliveries in one transaction: its write lock on SQLite lasts some 50 ms at most."""
+CAMPAIGN_BURST_SECONDS = 1.0
+"""A campaign's rate is handed out in such portions at most; a producer looks several times a second."""
 PROBES = 2
 """Real mails that may wait for a half-open server."""
 POSTPONE_SECONDS = 15.0
@@ -53,6 +56,7 @@ class Producer:
         self._settings = settings
         self._fleet = fleet
         self._monotonic = monotonic
+        self._limits = Limits(settings.state_url)
         self._shares: dict[tuple[str, ...], Share] = defaultdict(Share)
         self._windows: dict[str, Window] = {}
 
@@ -65,7 +69,7 @@ class Producer:
         room = self._room()
         if not any(room.values()):
             return 0
-        due = self._ledger.due(min(sum(room.values()), BATCH))
+        due = self._within_rates(self._ledger.due(min(sum(room.values()), BATCH)))
         if not due:
             return 0
         taken = self._ledger.enqueue(self._assign(due, room))
@@ -76,8 +80,10 @@ class Producer:
         """How many more messages each server's queue takes; a half-open one takes a probe or two."""
         queued = self._ledger.queued_counts()
         now = self._monotonic()
-        return {server.name: self._room_of(server.name, queued.get(server.name, 0), now)
-                for server in self._settings.servers}
+        return {
+            server.name: self._room_of(server.name, queued.get(server.name, 0), now)
+            for server in self._settings.servers
+        }
 
     def _room_of(self, name: str, queued: int, now: float) -> int:
         state = self._fleet.state(name)
@@ -100,11 +106,27 @@ class Producer:
         before = dict(room)
         assignments: list[tuple[int, str]] = []
         for group, members in self._grouped(due).items():
-            members = self._probes(group, members, room, assignments)
-            assignments += self._split(group, members, room)
+            rest = self._probes(group, members, room, assignments)
+            assignments += self._split(group, rest, room)
         for name, window in self._windows.items():
             window.took(before[name] - room[name], before[name])
         return assignments
+
+    def _within_rates(self, due: Sequence[Due]) -> list[Due]:
+        """Of a campaign with a rate, as many as that allows now; the rest stays due."""
+        by_campaign: dict[int, list[Due]] = defaultdict(list)
+        for delivery in due:
+            by_campaign[delivery.campaign_id].append(delivery)
+        return [
+            delivery for members in by_campaign.values() for delivery in members[: self._allowed(members)]
+        ]
+
+    def _allowed(self, members: Sequence[Due]) -> int:
+        rate = members[0].rate_per_second
+        if rate is None:
+            return len(members)
+        name = f"campaign:{members[0].campaign_id}"
+        return self._limits.take(name, rate, len(members), burst_seconds=CAMPAIGN_BURST_SECONDS).granted
 
     def _grouped(self, due: Iterable[Due]) -> Mapping[Group, list[Due]]:
         by_domain = self._fleet.has_blocks
@@ -147,7 +169,7 @@ class Producer:
         return list(result.assigned)
 
     def _is_any_stuck(self, usable: Sequence[str]) -> bool:
-        """The weights hold while every server drains its queue; what one does not drain goes to the others."""
+        """The weights hold while every server drains its queue; what one does not drain goes elsewhere."""
         now = self._monotonic()
         return any(self._windows[name].is_stuck(now) for name in usable if name in self._windows)
 

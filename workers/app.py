@@ -9,6 +9,7 @@ from campaigns.errors import CampaignsError
 from campaigns.queues import create_app
 from campaigns.settings import Settings, load_settings
 from workers.flower import keep_flower_on_loopback
+from workers.log_format import set_up_logging
 from workers.tasks import register
 
 __all__ = ["create_worker_app", "the_app"]
@@ -19,6 +20,7 @@ def create_worker_app(settings: Settings) -> Celery:
     app = create_app(settings)
     register(app, settings)
     keep_flower_on_loopback()
+    set_up_logging()
     return app
 
 
@@ -30,5 +32,3 @@ def the_app() -> Celery:
     except CampaignsError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(1) from error
-
-

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from enum import StrEnum
 
-from campaigns.classifier import Classification, Outcome, classify
+from campaigns.classifier import Classification, classify
 from campaigns.decision import Decision, decide
 from campaigns.errors import DatabaseUnavailable
 from campaigns.health import Probe
@@ -77,9 +77,11 @@ class Attempt:
         return f"<Attempt {self.job.delivery_id} via {self.job.server}: {self.step}>"
 
     def stop(self, *, even_at_the_dot: bool = False) -> None:
-        """Break off what is before the dot; with `even_at_the_dot`, give up waiting for the reply to it too."""
+        """Break off what is before the dot; with `even_at_the_dot`, what waits for its reply too."""
         self._stopping = True
-        breakable = self.step in (Step.WAITING, Step.SENDING) or (even_at_the_dot and self.step is Step.AT_DOT)
+        breakable = self.step in (Step.WAITING, Step.SENDING) or (
+            even_at_the_dot and self.step is Step.AT_DOT
+        )
         if breakable and self._task is not None:
             self._task.cancel()
 
@@ -113,6 +115,7 @@ class Attempt:
                 await self._services.standing.release(probe)
 
     async def _with_probe(self, letter: Letter, probe: Probe) -> TaskResult | None:
+        await self._services.pace(self.job.server).turn()
         try:
             connection = await self._pool.acquire()
         except SmtpFailure as failure:
@@ -217,7 +220,9 @@ class Attempt:
     async def _commit_point(self, lease: Lease) -> Stop | None:
         """Durably: this attempt, and no other, may write the dot. None means go."""
         try:
-            go = await self._services.group.submit(CommitPoint(delivery_id=lease.delivery_id, fence=lease.fence))
+            go = await self._services.group.submit(
+                CommitPoint(delivery_id=lease.delivery_id, fence=lease.fence)
+            )
         except DatabaseUnavailable:
             self._services.database_lost()
             return Stop.DATABASE

@@ -1,8 +1,8 @@
 """The local journal: outcomes that the database could not take, kept until it can.
 
 One file a process, one JSON object a line, fsynced before the attempt goes on. A torn last line (the process
-or the machine died while writing) is tolerated. What is replayed is fence-checked by the ledger like any other
-record, so replaying twice, late or after somebody else decided is harmless. Losing a journal costs an
+or the machine died while writing) is tolerated. What is replayed is fence-checked by the ledger like any
+other record, so replaying twice, late or after somebody else decided is harmless. Losing a journal costs an
 `uncertain`, never a mail. A file is removed once the ledger has taken all of it.
 """
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class Journal:
-    """The journal of one process in `directory`; `replay` also takes over those of processes that are gone."""
+    """The journal of one process in `directory`; `replay` takes over those of dead processes too."""
 
     def __init__(self, directory: Path, owner: str, *, wall_clock: Callable[[], float] = time.time) -> None:
         self._directory = directory
@@ -119,7 +119,9 @@ def _records(path: Path, file: IO[str], now: float) -> Iterator[Record]:
         try:
             yield _record(json.loads(line), now)
         except (ValueError, TypeError, KeyError):
-            log.warning("a journal line is torn and was skipped", extra={"journal": path.name, "line": number})
+            log.warning(
+                "a journal line is torn and was skipped", extra={"journal": path.name, "line": number}
+            )
 
 
 def _record(values: dict[str, object], now: float) -> Record:

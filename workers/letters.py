@@ -8,7 +8,13 @@ from email.utils import parseaddr
 
 from campaigns.errors import MessageError, TemplateError, UnknownCampaign
 from campaigns.ledger import Claimed, Ledger
-from campaigns.message import CampaignContent, CompiledMessage, RecipientContent, RenderedMessage, compile_campaign
+from campaigns.message import (
+    CampaignContent,
+    CompiledMessage,
+    RecipientContent,
+    RenderedMessage,
+    compile_campaign,
+)
 from campaigns.reply import Fault, Phase, SmtpResult, redact
 
 __all__ = ["Letter", "Letters"]
@@ -26,9 +32,13 @@ class Letter:
     sender: str
     compiled: CompiledMessage
 
-    def render(self, claimed: Claimed, *, clock: Callable[[], float] = time.time) -> RenderedMessage | SmtpResult:
+    def render(
+        self, claimed: Claimed, *, clock: Callable[[], float] = time.time
+    ) -> RenderedMessage | SmtpResult:
         """The message, or, when this recipient's cannot be made, a result that says why."""
-        recipient = RecipientContent(delivery_id=claimed.delivery_id, email=claimed.email, fields=claimed.fields)
+        recipient = RecipientContent(
+            delivery_id=claimed.delivery_id, email=claimed.email, fields=claimed.fields
+        )
         try:
             return self.compiled.render(recipient, clock())
         except (TemplateError, MessageError) as error:

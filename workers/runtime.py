@@ -53,6 +53,8 @@ class Runtime:
         self._running: set[Attempt] = set()
         self._loops: list[asyncio.Task[None]] = []
         self._stopping = False
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._sent = 0
         self._outages_seen = 0
 
@@ -80,16 +82,19 @@ class Runtime:
             return None
         attempt = Attempt(job, self.services)
         self._running.add(attempt)
+        self._idle.clear()
         try:
             result = await attempt.run()
         finally:
             self._running.discard(attempt)
+            if not self._running:
+                self._idle.set()
         if result is not None and result.state == "SUCCESS":
             self._sent += 1
         return result
 
     async def stop(self) -> None:
-        """Warm shutdown: what is before the dot is abandoned and free at once; what is after it gets its grace."""
+        """Warm shutdown: what is before the dot is abandoned, and free at once; the rest gets its grace."""
         self._stopping = True
         for attempt in tuple(self._running):
             attempt.stop()
@@ -113,9 +118,8 @@ class Runtime:
         await asyncio.to_thread(self.sweeper.run_once)
 
     async def _drain(self, seconds: float) -> None:
-        deadline = asyncio.get_running_loop().time() + seconds
-        while self._running and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.02)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), seconds)
 
     async def _wait_for_database(self) -> None:
         try:

@@ -13,6 +13,7 @@ from campaigns.errors import DatabaseUnavailable
 from campaigns.fleet import Fleet
 from campaigns.group_commit import GroupCommit
 from campaigns.ledger import Ledger, Record, Renew
+from campaigns.limits import Limits
 from campaigns.queues import publish_deliveries
 from campaigns.settings import Delivery, Settings
 from workers.connections import ConnectionPool
@@ -20,6 +21,7 @@ from workers.deadlines import Deadlines
 from workers.journal import Journal
 from workers.leases import LeaseKeeper
 from workers.letters import Letters
+from workers.pace import Pace
 from workers.publisher import Publisher
 from workers.standing import Standing
 
@@ -35,7 +37,9 @@ class Services:
     """Made on the worker's event loop. Nothing here is shared between processes but through the database,
     the broker and the health board."""
 
-    def __init__(self, settings: Settings, app: Celery, database: Database, fleet: Fleet, *, owner: str) -> None:
+    def __init__(
+        self, settings: Settings, app: Celery, database: Database, fleet: Fleet, *, owner: str
+    ) -> None:
         self.settings = settings
         self.owner = owner
         self.database = database
@@ -47,7 +51,9 @@ class Services:
         self.publisher = Publisher(partial(publish_deliveries, app))
         self.journal = Journal(settings.data_directory / "journal", owner)
         self.outages = 0
+        self.limits = Limits(settings.state_url)
         self._pools: dict[str, ConnectionPool] = {}
+        self._paces: dict[str, Pace] = {}
         self._database_up = asyncio.Event()
         self._database_up.set()
         self._recovery: asyncio.Task[None] | None = None
@@ -70,6 +76,18 @@ class Services:
                 server, Deadlines.from_delivery(self.delivery), size=server.connections
             )
         return self._pools[server_name]
+
+    def pace(self, server_name: str) -> Pace:
+        """The rate of a server, which its attempts wait for."""
+        if server_name not in self._paces:
+            rate = self.settings.server(server_name).rate
+            self._paces[server_name] = Pace(
+                server_name,
+                None if rate is None else rate.per_second,
+                self.limits,
+                lambda: self.standing.processes(server_name),
+            )
+        return self._paces[server_name]
 
     async def database_ready(self) -> None:
         """Returns once the database answers and the journal was replayed."""
@@ -108,6 +126,7 @@ class Services:
         await self.group.close()
         self.journal.close()
         self.standing.close()
+        self.limits.close()
         self.database.close()
 
     async def _renew(self, operations: Sequence[Renew]) -> Sequence[object]:

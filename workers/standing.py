@@ -55,7 +55,12 @@ class Standing:
         if change is not None:
             log.warning(
                 "a server's breaker changed",
-                extra={"server": server, "from": str(change.before), "to": str(change.after), "reason": reason},
+                extra={
+                    "server": server,
+                    "from": str(change.before),
+                    "to": str(change.after),
+                    "reason": reason,
+                },
             )
 
     async def release(self, probe: Probe) -> None:
@@ -70,10 +75,14 @@ class Standing:
     def rest_seconds(self, stream: str) -> float:
         return self._fleet.rest_seconds(stream)
 
+    def processes(self, server: str) -> int:
+        """How many worker processes read the server's queue."""
+        return max(1, self._fleet.readers.processes.get(server, 1))
+
     async def facts(
         self, letter: Letter, claimed: Claimed, server: str, classification: Classification
     ) -> Facts:
-        """All that `decide` looks at; of earlier policy refusals nothing is known while the database is away."""
+        """All that `decide` looks at; earlier policy refusals are unknown while the database is away."""
         fleet = self._fleet
         refusers, refused_domains = await self._policy_refusals(claimed, classification)
         return Facts(

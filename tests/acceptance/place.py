@@ -219,7 +219,7 @@ class Place:
     def stopped(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
         """SIGSTOP for a while, at a moment when the process holds no lock of the database.
 
-        On SQLite a process that is stopped within a transaction stops everybody, until it goes on or is killed.
+        On SQLite a process that is stopped within a transaction stops everybody until it goes on or ends.
         """
         process.send_signal(signal.SIGSTOP)
         while not self._can_write():

@@ -154,7 +154,7 @@ def test_cancel_stops_what_is_queued_and_what_is_stuck_in_its_body(place: Place)
 
 
 def _stop_in_mid_campaign(place: Place, stop) -> None:  # type: ignore[no-untyped-def]
-    """Both servers take three seconds over a body when the campaign is stopped; nothing may come of those mails."""
+    """Both servers take three seconds over a body when the campaign is stopped: nothing may come of it."""
     emails = addresses(3_000)
     place.start_workers()
     place.send("spring", emails)
@@ -226,7 +226,8 @@ def test_a_worker_that_is_ended_warmly_gives_its_mail_back_at_once(place: Place)
     with place.database.read() as connection:
         held = connection.execute(
             text(
-                "SELECT count(*) FROM delivery WHERE server = 'primary' AND state IN ('claimed', 'committing')"
+                "SELECT count(*) FROM delivery"
+                " WHERE server = 'primary' AND state IN ('claimed', 'committing')"
             )
         )
         assert held.scalar_one() == 0
