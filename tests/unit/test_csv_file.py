@@ -210,7 +210,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
         finally:
             tracemalloc.stop()
 
-    assert peak(80_000) < peak(40_000) * 1.1
+    assert peak(40_000) < peak(20_000) * 1.1
 
 
 def test_one_endless_line_is_not_read_into_memory(tmp_path: Path) -> None:

@@ -230,6 +230,7 @@ HUGE = {
     "brackets": "{{ " + "(" * 9999 + "1" + ")" * 9999 + " }}",
     "a long number": "{{ " + "9" * 9999 + " }}",
     "tags in tags": "{% if 1 %}" * 999 + "{% endif %}" * 999,
+    "a text longer than a part may be": "x" * 1_500_000,
     "a long template": "x" * 3_000_000,
 }
 
