@@ -97,6 +97,20 @@ def imported(desk: Desk) -> int:
         connection.close()
 
 
+def test_a_campaign_that_was_imported_but_not_yet_sent_is_sent_when_the_command_is_repeated(
+    desk: Desk,
+) -> None:
+    desk.write("list.csv", "email,first_name\nann@example.com,Ann\nbad,Bob\n")
+    desk.write("text.txt", "Hello")
+    with Client(load_settings()) as client:
+        client.create_or_resume(
+            "spring", recipients=Path("list.csv"), sender="news@example.com", subject="Hi", text="Hello"
+        )
+        client.campaign("spring").recipients.add_csv("list.csv")
+    told = json.loads(desk.run(*SEND, "--json").stdout)
+    assert (told["status"], told["added"], told["rejected"]) == ("running", 1, 1)
+
+
 def test_a_changed_list_does_not_go_on_with_another_ones_import(desk: Desk) -> None:
     desk.write("list.csv", "email,first_name\nann@example.com,Ann\n")
     desk.write("text.txt", "Hello")
