@@ -184,6 +184,8 @@ class QoS(_StockQoS):  # type: ignore[misc]  # see above
                     self.restore_tags([bytes_to_str(tag) for tag in tags])
         except stock.MutexHeld:
             pass
+        except self.channel.ResponseError as error:  # a full server, most likely
+            log.warning("the broker refused to restore the messages of dead workers: %s", error)
 
     def restore_tags(self, tags: Sequence[str]) -> None:
         """Put these messages back where they are taken next. Those acknowledged meanwhile stay away."""
@@ -308,7 +310,10 @@ class Transport(_StockTransport):  # type: ignore[misc]  # see above
 
     def _renew(self) -> None:
         for qos in self._consuming():
-            qos.renew()
+            try:
+                qos.renew()
+            except qos.channel.ResponseError as error:
+                log.warning("the broker refused to renew what this worker holds: %s", error)
 
     def _consuming(self) -> list[QoS]:
         return [channel._qos for channel in self.channels or () if channel._qos is not None]

@@ -288,3 +288,13 @@ def test_a_connection_that_is_cut_is_made_again_and_its_acks_are_written(app, wo
     publish(app, 2, first=100)
     wait_until(lambda: set(notes.of("ended")) == {*range(1, 9), 100, 101})
     wait_until(lambda: is_empty(client) and waiting_count(app, "primary") == 0)
+
+
+def test_a_full_broker_gives_what_it_has(app, worker, notes, client):
+    publish(app, 14, campaign_name="slow")
+    process = worker("-Q", "smtp.primary", "-c", "4", visibility="1")
+    wait_until(lambda: len(notes.of("began")) == 4)
+    client.config_set("maxmemory", 1)
+    wait_until(lambda: set(notes.of("ended")) == set(range(1, 15)))
+    process.wait_for_log("refused to note what a worker holds")
+    wait_until(lambda: is_empty(client) and waiting_count(app, "primary") == 0)
