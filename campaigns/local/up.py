@@ -98,6 +98,7 @@ class _Up:
                 self._say(f"only {working} of {wanted} workers have started; waiting for the others")
                 deadline = float("inf")
             await asyncio.sleep(0.1)
+        await self._flower_answers()
         for line in self._ready_lines():
             self._say(line)
 
@@ -107,6 +108,15 @@ class _Up:
         with contextlib.suppress(DatabaseUnavailable):
             return sum(worker.pid in ours for worker in self._ledger.live_workers(within_seconds=30))
         return 0
+
+    async def _flower_answers(self) -> None:
+        port, deadline = self._plan.flower_port, time.monotonic() + READY_SECONDS
+        while port is not None and time.monotonic() < deadline:
+            with contextlib.suppress(OSError):
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.close()
+                return
+            await asyncio.sleep(0.1)
 
     def _ready_lines(self) -> list[str]:
         plan = self._plan
