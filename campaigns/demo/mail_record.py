@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import queue
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["AcceptedMail", "MailRecord", "read_records"]
+__all__ = ["AcceptedMail", "MailRecord", "described", "read_records"]
+
+_MESSAGE_ID = re.compile(rb"^message-id:\s*(\S+)", re.IGNORECASE | re.MULTILINE)
 
 _Entry = tuple[bytes, Callable[[], None] | None]
 
@@ -36,6 +40,16 @@ class AcceptedMail:
     sha256: str
     reply_sent: bool
     data: str | None = None
+
+
+def described(message: bytes) -> dict[str, str | int]:
+    """What a record says of a message."""
+    found = _MESSAGE_ID.search(message, 0, max(message.find(b"\r\n\r\n"), 0) or len(message))
+    return {
+        "message_id": found[1].decode("latin-1") if found else "",
+        "size": len(message),
+        "sha256": hashlib.sha256(message).hexdigest(),
+    }
 
 
 class MailRecord:

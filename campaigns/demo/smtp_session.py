@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import hashlib
 import re
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
+from campaigns.demo.mail_record import described
 from campaigns.demo.smtp_script import Misbehaviour
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ __all__ = ["SmtpSession"]
 
 _PATH = re.compile(r"(?:FROM|TO):\s*<([^>]*)>(.*)", re.IGNORECASE)
 _SIZE = re.compile(r"\bSIZE=(\d+)", re.IGNORECASE)
-_MESSAGE_ID = re.compile(rb"^message-id:\s*(\S+)", re.IGNORECASE | re.MULTILINE)
 _END = b"\r\n.\r\n"
 _GARBAGE = b"\xff\xfe\x00!? this is no reply\r\n"
 _MOST_LINE_OCTETS = 4096
@@ -293,8 +292,6 @@ class SmtpSession(asyncio.Protocol):
         # Its line end lets an empty body's dot be found like any other; nothing of it is counted.
         self._buffer[:0] = b"\r\n"
         self._body = self._server.script.at("body", self._last_recipient)
-        if self._body is not None and self._body.action == "stall" and not self._body.after:
-            self._stall_body()
 
     def _on_rset(self, rest: str) -> None:
         self._reset()
@@ -333,7 +330,8 @@ class SmtpSession(asyncio.Protocol):
         self._server.stats[f"misbehaved.body.{wrong.action}"] += 1
         reply = wrong.reply or "552 5.3.4 Message too big"
         if wrong.action == "stall":
-            self._stall_body()
+            self._held = True
+            self._transport.pause_reading()
         elif wrong.action == "delay":
             self._transport.pause_reading()
             self._pause(wrong.seconds, self._transport.resume_reading)
@@ -343,10 +341,6 @@ class SmtpSession(asyncio.Protocol):
             self._drip(reply.encode() + b"\r\n", wrong.seconds)
         else:
             self._break_off(wrong.action)
-
-    def _stall_body(self) -> None:
-        self._held = True
-        self._transport.pause_reading()
 
     def _take_mail(self, message: bytes) -> None:
         wrong = self._server.script.at("dot", self._last_recipient)
@@ -372,16 +366,13 @@ class SmtpSession(asyncio.Protocol):
         self._server.accept(mails[-1], lambda: self._answer_dot([mail["id"] for mail in mails], wrong))
 
     def _mail(self, message: bytes, recipient: str) -> dict[str, Any]:
-        found = _MESSAGE_ID.search(message, 0, max(message.find(b"\r\n\r\n"), 0) or len(message))
         mail = {
             "id": self._server.next_id(),
             "at": time.time(),
             "server": self._server.name,
             "recipient": recipient,
             "sender": self._sender,
-            "message_id": found[1].decode("latin-1") if found else "",
-            "size": len(message),
-            "sha256": hashlib.sha256(message).hexdigest(),
+            **described(message),
         }
         return {**mail, "data": message.decode("latin-1")} if self._server.keeps_data else mail
 
