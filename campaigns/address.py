@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from email_validator import EmailNotValidError, ValidatedEmail, validate_email
+from email_validator import SPECIAL_USE_DOMAIN_NAMES, EmailNotValidError, ValidatedEmail, validate_email
 from email_validator.rfc_constants import CASE_INSENSITIVE_MAILBOX_NAMES, EMAIL_MAX_LENGTH
 
 from campaigns.errors import InvalidAddress
@@ -15,6 +15,10 @@ __all__ = ["Address", "normalise"]
 # RFC 5322 3.2.3 dot-atom before the @, a host name of ASCII letters, digits and hyphens after it.
 _ATOM = r"[A-Za-z0-9_!#$%&'*+\-/=?^`{|}~]+"
 _PLAIN = re.compile(rf"({_ATOM}(?:\.{_ATOM})*)@([A-Za-z0-9.\-]+)")
+# RFC 1123 2.1, less what the library sends on to further checks: reserved names, labels like `ab--c`.
+_LABEL = r"(?!..--)[a-z0-9](?:[a-z0-9\-]{0,61}[a-z0-9])?"
+_HOST = re.compile(rf"(?=.{{1,253}}\Z)(?:{_LABEL}\.)+{_LABEL}(?<=[a-z])")
+_RESERVED = frozenset(name.rpartition(".")[2] for name in SPECIAL_USE_DOMAIN_NAMES)
 _ANGLE = re.compile(r"[^<>]*<([^<>]*)>")
 _EDGES = " \t\r\n\v\f\x85\xa0\u200b\u200e\u200f\u2028\u2029\u2060\ufeff"
 _LONGEST_INPUT = 1000
@@ -78,6 +82,8 @@ def _plain(local: str, domain: str) -> Address:
 @lru_cache(maxsize=16384)
 def _ascii_domain(domain: str) -> str | InvalidAddress:
     """Return the domain as the library normalises it, or (so that refusals are cached too) its refusal."""
+    if _HOST.fullmatch(domain) and domain.rpartition(".")[2] not in _RESERVED:
+        return domain
     try:
         return _checked(f"a@{domain}").domain
     except InvalidAddress as invalid:

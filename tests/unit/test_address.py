@@ -13,11 +13,12 @@ from tests.unit.strategies import REPEATABLE
 
 _LABELS = st.text(string.ascii_letters + string.digits + "-", min_size=1, max_size=70)
 _LOCALS = st.text(string.ascii_letters + string.digits + "._+-!#$%&'*/=?^`{|}~ \"@\\é", max_size=70)
+_HOSTS = st.lists(st.text("ab1-", min_size=1, max_size=5), min_size=1, max_size=3).map(".".join)
 _KNOWN = st.sampled_from(["de", "com", "INFO", "x--y", "xn--bcher-kva", "1", "example", ""])
 _LIKE_ADDRESSES = st.builds(
     "{}@{}".format,
     _LOCALS | st.sampled_from(["Info", "POSTMASTER", "anna", "a.b"]),
-    st.lists(_LABELS | _KNOWN, max_size=5).map(".".join),
+    st.lists(_LABELS | _KNOWN, max_size=5).map(".".join) | _HOSTS,
 )
 
 
@@ -103,6 +104,20 @@ def test_a_refused_domain_is_refused_the_second_time_too() -> None:
 @given(_LIKE_ADDRESSES)
 @example("a@" + ".".join(["x" * 60] * 4) + ".de")
 @example("a@a.b--c.de")
+@example("a@ab--c.de")
+@example("a@b.ab--c")
+@example("a@a-.de")
+@example("a@-a.de")
+@example("a@a.de-")
+@example("a@a.d1")
+@example("a@a.onion")
+@example("a@1.in-addr.arpa")
+@example("a@" + "b" * 63 + ".de")
+@example("a@" + "b" * 64 + ".de")
+@example("a@" + "b." * 124 + "de")
+@example("a@" + "b." * 125 + "de")
+@example("a@" + "b." * 126 + "de")
+@example("a@b.de\n")
 @example("Support@xn--bcher-kva.de")
 @example("a@xn--.de")
 @example("a" * 100 + "@" + ("例" * 22 + ".").encode("idna").decode() * 3 + "de")
