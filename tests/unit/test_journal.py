@@ -1,0 +1,101 @@
+"""The journal: durable before it returns, replayed once, torn lines and dead writers tolerated."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from campaigns.ledger import Record
+from campaigns.states import State
+from workers.journal import Journal
+
+RECORD = Record(
+    delivery_id=7,
+    fence=3,
+    server="primary",
+    owner="here-1",
+    to=State.SENT,
+    from_committing=True,
+    outcome="sent",
+    phase="dot",
+    code=250,
+    reply="250 ok",
+    started_seconds_ago=1.5,
+)
+
+
+def test_what_is_replayed_is_what_was_written_and_as_old_as_it_is(tmp_path: Path) -> None:
+    now = [1000.0]
+    journal = Journal(tmp_path, "me", wall_clock=lambda: now[0])
+    journal.append(RECORD)
+    now[0] += 10
+    replayed: list[Record] = []
+    assert journal.replay(replayed.extend) == 1
+    assert replayed[0].started_seconds_ago == 11.5
+    assert replayed[0].to is State.SENT
+    assert list(tmp_path.iterdir()) == []
+    assert journal.replay(replayed.extend) == 0
+
+
+def test_a_torn_last_line_does_not_harm_the_others(tmp_path: Path) -> None:
+    dead = Journal(tmp_path, "dead")
+    dead.append(RECORD)
+    dead.close()
+    (path,) = tmp_path.iterdir()
+    path.write_text(path.read_text() + '{"delivery_id": 8, "fen')
+    replayed: list[Record] = []
+    other = Journal(tmp_path, "me")
+    assert other.replay(replayed.extend) == 1
+    assert [record.delivery_id for record in replayed] == [7]
+
+
+def test_a_failed_replay_keeps_what_it_could_not_hand_over(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "me")
+    journal.append(RECORD)
+
+    def refuse(_: list[Record]) -> None:
+        raise OSError("the database went away again")
+
+    with pytest.raises(OSError, match="went away"):
+        journal.replay(refuse)
+    replayed: list[Record] = []
+    assert journal.replay(replayed.extend) == 1
+
+
+def test_what_is_appended_during_a_replay_is_not_lost(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "me")
+    journal.append(RECORD)
+    journal.replay(lambda _: journal.append(RECORD))
+    replayed: list[Record] = []
+    assert journal.replay(replayed.extend) == 1
+
+
+def test_the_journal_of_a_living_process_is_left_to_it(tmp_path: Path) -> None:
+    living = Journal(tmp_path, "living")
+    living.append(RECORD)
+    assert Journal(tmp_path, "me").replay(lambda _: None) == 0
+    living.close()
+    assert Journal(tmp_path, "me").replay(lambda _: None) == 1
+
+
+def test_the_journal_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys; from pathlib import Path; from workers.journal import Journal;"
+        "from tests.unit.test_journal import RECORD;"
+        "Journal(Path(sys.argv[1]), 'doomed').append(RECORD); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    done = subprocess.run(command, check=False, cwd=root, env={**os.environ, "PYTHONPATH": str(root)})
+    assert done.returncode == -9
+    replayed: list[Record] = []
+    assert Journal(tmp_path, "me").replay(replayed.extend) == 1
+
+
+def test_a_journal_that_was_never_written_leaves_no_file(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "none", "me")
+    assert journal.replay(lambda _: None) == 0
+    journal.close()
+    assert not (tmp_path / "none").exists()

@@ -1,0 +1,73 @@
+"""Leases: this process's own opinion is never later than the database's."""
+
+from collections.abc import Sequence
+
+from campaigns.ledger import Renew
+from workers.leases import LeaseKeeper
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_a_lease_counts_from_before_it_was_asked_for() -> None:
+    clock = _Clock()
+    keeper = LeaseKeeper(_all_renewed, lease_seconds=20, monotonic=clock)
+    asked_at = keeper.now()
+    clock.now += 5
+    lease = keeper.hold(1, 1, asked_at=asked_at)
+    clock.now = 119.9
+    assert lease.is_valid()
+    clock.now = 120.0
+    assert not lease.is_valid()
+
+
+async def test_a_renewal_counts_from_before_it_was_asked_for() -> None:
+    clock = _Clock()
+
+    async def slow(operations: Sequence[Renew]) -> list[object]:
+        clock.now += 3
+        return [True] * len(operations)
+
+    keeper = LeaseKeeper(slow, lease_seconds=20, monotonic=clock)
+    lease = keeper.hold(1, 1, asked_at=clock.now)
+    clock.now = 110.0
+    await keeper.renew_all()
+    assert lease.valid_until == 130.0
+
+
+async def test_a_lease_that_the_ledger_does_not_renew_runs_out() -> None:
+    clock = _Clock()
+
+    async def refused(operations: Sequence[Renew]) -> list[object]:
+        return [False] * len(operations)
+
+    keeper = LeaseKeeper(refused, lease_seconds=20, monotonic=clock)
+    lease = keeper.hold(1, 1, asked_at=clock.now)
+    clock.now = 110.0
+    await keeper.renew_all()
+    clock.now = 120.0
+    assert not lease.is_valid()
+
+
+async def test_all_that_is_held_is_renewed_in_one_call() -> None:
+    calls: list[int] = []
+
+    async def renew(operations: Sequence[Renew]) -> list[object]:
+        calls.append(len(operations))
+        return [True] * len(operations)
+
+    keeper = LeaseKeeper(renew, lease_seconds=20)
+    leases = [keeper.hold(number, 1, asked_at=keeper.now()) for number in range(50)]
+    await keeper.renew_all()
+    keeper.let_go(leases[0])
+    await keeper.renew_all()
+    assert calls == [50, 49]
+
+
+async def _all_renewed(operations: Sequence[Renew]) -> list[object]:
+    return [True] * len(operations)
