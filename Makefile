@@ -12,6 +12,7 @@ help:  ## Show what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP)  ## Set up .venv with the pinned dependencies (once; again when they change)
+	@echo "Ready. The command is $(BIN)/campaigns; see it at work with: make demo"
 
 demo: $(STAMP)  ## Send a campaign over two local servers and kill one of them on the way
 	@$(BIN)/campaigns demo

@@ -151,11 +151,11 @@ def _line_of_counts(progress: Progress, states: Sequence[State]) -> Text:
 
 
 def _servers(view: View) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", expand=True)
     for name, justify in (("server", "left"), ("health", "left"), ("sent", "right"), ("share", "right")):
         table.add_column(name, justify="right" if justify == "right" else "left", no_wrap=True)
     table.add_column("rerouted", justify="right", no_wrap=True)
-    table.add_column("why", overflow="ellipsis", no_wrap=True)
+    table.add_column("why", overflow="ellipsis", no_wrap=True, ratio=1)
     status = {server.name: server for server in view.servers}
     total = sum(server.sent for server in view.progress.servers.values())
     for name, counts in view.progress.servers.items():

@@ -27,10 +27,10 @@ __all__ = ["run_demo"]
 NAME = "lighthouse"
 VICTIM = "primary"
 KILL_AT = 0.4
-HELD_MAILS = 6
+HELD_MAILS = 8
 """Mails that the victim leaves waiting in DATA when it dies; the others die wherever they happen to be."""
 HELD_SECONDS = 1.0
-AWAY_SECONDS = 2.5
+AWAY_SECONDS = 1.5
 POLL_SECONDS = 0.05
 PACE_SECONDS = 0.03
 PACED_RECIPIENTS = 5000
