@@ -117,9 +117,11 @@ class Supervisor:
         self._stop, self._hurry = asyncio.Event(), asyncio.Event()
 
     async def run(self, ready: Callable[[], Awaitable[None]] = _at_once) -> None:
-        """Start everything, call `ready`, wait for SIGINT or SIGTERM, and end everything."""
+        """Start everything, call `ready`, wait for SIGINT, SIGTERM or SIGHUP, and end everything.
+
+        Raises what a child's `ready` raises, when everything has ended."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._asked_to_stop)
         try:
             await self._until_stopped(self._start(ready))

@@ -27,7 +27,8 @@ Say = Callable[[str], None]
 
 
 def _print(line: str) -> None:
-    print(line, flush=True)
+    with contextlib.suppress(OSError):  # a terminal that was closed is no reason to stop sending
+        print(line, flush=True)
 
 
 def run_up(

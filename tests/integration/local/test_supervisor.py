@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from campaigns.errors import AlreadyRunning
+from campaigns.errors import AlreadyRunning, BrokerError
 from campaigns.local.child import bound_command
 from campaigns.local.lock import InstanceLock
 from campaigns.local.supervisor import Child, Supervisor
@@ -138,6 +138,24 @@ async def test_what_comes_later_waits_until_what_comes_first_serves():
     await until(lambda: worker.pid is not None, "the worker runs")
     os.kill(os.getpid(), signal.SIGTERM)
     await asyncio.wait_for(watched.task, DEADLINE_SECONDS)
+
+
+async def test_a_child_that_cannot_serve_ends_everything_and_the_reason_comes_through():
+    async def ready() -> None:
+        raise BrokerError("it does not answer")
+
+    watched = Watched([Child(name="worker", command=LONG)], [Child(name="broker", command=LONG, ready=ready)])
+    with pytest.raises(BrokerError, match="does not answer"):
+        await asyncio.wait_for(watched.task, DEADLINE_SECONDS)
+    assert [group[0].pid for group in watched.supervisor.groups] == [None, None]
+
+
+async def test_a_closed_terminal_ends_the_children_gracefully():
+    watched = Watched([Child(name="one", command=LONG)])
+    pid = await watched.here()
+    os.kill(os.getpid(), signal.SIGHUP)
+    await asyncio.wait_for(watched.task, DEADLINE_SECONDS)
+    assert gone(pid)
 
 
 async def test_children_share_the_group_and_die_with_a_supervisor_that_is_killed():
