@@ -31,7 +31,7 @@ HELD_MAILS = 8
 """Mails that the victim leaves waiting in DATA when it dies; the others die wherever they happen to be."""
 HELD_SECONDS = 1.0
 AWAY_SECONDS = 1.5
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.1
 PACE_SECONDS = 0.03
 PACED_RECIPIENTS = 5000
 """A longer campaign goes at full speed."""
