@@ -39,7 +39,7 @@ _SET_STATUS = """
 UPDATE campaign SET status = :status, reason = :reason,
        scheduled_at = COALESCE(:scheduled_at, scheduled_at),
        started_at = CASE WHEN :starts = 1 THEN COALESCE(started_at, {clock}) ELSE started_at END,
-       running_since = CASE WHEN :starts = 1 AND status <> 'running' THEN {clock} ELSE running_since END,
+       running_since = CASE WHEN :starts = 1 THEN {clock} ELSE running_since END,
        finished_at = CASE WHEN :ends = 1 THEN {clock} ELSE NULL END
  WHERE id = :id
 """
