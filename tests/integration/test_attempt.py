@@ -40,7 +40,7 @@ async def server(tmp_path: Path) -> AsyncIterator[ScriptedSmtpServer]:
 
 @pytest.fixture
 async def services(server: ScriptedSmtpServer, sqlite_url: str, tmp_path: Path) -> AsyncIterator[Services]:
-    """All that a worker process has, but for the broker, which an attempt without a second server needs not."""
+    """All that a worker process has, but for the broker: with one server, an attempt does not need it."""
     file = tmp_path / "campaigns.toml"
     file.write_text(CONFIGURATION.format(database=sqlite_url, port=server.port), encoding="utf-8")
     settings = load_settings(file, {})
