@@ -76,6 +76,10 @@ class Fleet:
             self._blocks = self.ledger.blocks()
             self.readers = self._read_workers()
 
+    def refresh_soon(self) -> None:
+        """Look at blocks and readers, too, at the next `refresh`."""
+        self._slow_refresh_at = 0.0
+
     def state(self, server: str) -> str:
         """closed, open or half-open."""
         return routing.state_of(self._health.get(server))

@@ -30,6 +30,7 @@ BATCH = 500
 """Deliveries in one transaction: its write lock on SQLite lasts some 50 ms at most."""
 CAMPAIGN_BURST_SECONDS = 1.0
 """A campaign's rate is handed out in such portions at most; a producer looks several times a second."""
+WINDOW_PER_CONNECTION = 5
 PROBES = 2
 """Real mails that may wait for a half-open server."""
 POSTPONE_SECONDS = 15.0
@@ -97,7 +98,7 @@ class Producer:
 
     def _window(self, name: str) -> Window:
         processes = max(1, self._fleet.readers.processes.get(name, 1))
-        floor = 2 * self._settings.server(name).connections * processes
+        floor = WINDOW_PER_CONNECTION * self._settings.server(name).connections * processes
         window = self._windows.setdefault(name, Window(floor=floor))
         window.floor = floor
         return window

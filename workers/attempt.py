@@ -105,7 +105,7 @@ class Attempt:
         letter = await self._services.letters.of_campaign(self.job.campaign)
         if letter is None:
             return _ignored("no such campaign")
-        probe = await self._services.standing.admits(self.job.server)
+        probe = await self._services.standing.admits(self.job.server, letter)
         if probe is None:
             return await self._step_aside(letter, "server unavailable")
         try:

@@ -35,8 +35,10 @@ class Standing:
     def __repr__(self) -> str:
         return f"<Standing of {self._fleet!r}>"
 
-    async def admits(self, server: str) -> Probe | None:
+    async def admits(self, server: str, letter: Letter) -> Probe | None:
         """Leave to hand the server one mail; None: not now. Give a probe back with `report` or `release`."""
+        if self._fleet.has_blocks and server in self._fleet.blocked(letter.stream, letter.sender, ""):
+            return None
         admitted = self._fleet.admits(server)
         if admitted is not None:
             return Probe(server=server) if admitted else None
@@ -149,6 +151,8 @@ class Standing:
                 until=block.until,
                 reason=block.reason,
             )
+            self._fleet.refresh_soon()
+            self._fleet.refresh()
         if decision.pause_reason is not None:
             ledger.pause_by_policy(letter.campaign_id, decision.pause_reason)
 

@@ -16,10 +16,14 @@ def new_place(tmp_path: Path) -> Iterator[Places]:
     """Makes an installation; it is taken down at the end, whatever happened."""
     with ExitStack() as stack:
 
-        def make(database: str | None = None, *, connections: int = 10, delivery: str = "") -> Place:
+        def make(
+            database: str | None = None, *, connections: int = 10, delivery: str = "", rate: str = ""
+        ) -> Place:
             directory = tmp_path / "place"
             directory.mkdir()
-            return stack.enter_context(Place(directory, database, connections=connections, delivery=delivery))
+            return stack.enter_context(
+                Place(directory, database, connections=connections, delivery=delivery, rate=rate)
+            )
 
         yield make
 

@@ -37,6 +37,7 @@ url = "smtp://127.0.0.1:{primary}"
 tls = "none"
 weight = 70
 connections = {connections}
+{rate}
 
 [[servers]]
 name = "secondary"
@@ -44,6 +45,7 @@ url = "smtp://127.0.0.1:{secondary}"
 tls = "none"
 weight = 30
 connections = {connections}
+{rate}
 
 [delivery]
 {delivery}
@@ -73,7 +75,13 @@ class Place:
     """`with Place(directory, database_url) as place`."""
 
     def __init__(
-        self, directory: Path, database: str | None = None, *, connections: int = 10, delivery: str = ""
+        self,
+        directory: Path,
+        database: str | None = None,
+        *,
+        connections: int = 10,
+        delivery: str = "",
+        rate: str = "",
     ) -> None:
         self.directory = directory
         self.primary = SmtpServerProcess(directory / "primary.jsonl", name="primary")
@@ -81,6 +89,7 @@ class Place:
         self._database = database or f"sqlite:///{directory}/campaigns.db"
         self._connections = connections
         self._delivery = delivery
+        self._rate = rate
         self.workers: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
@@ -94,6 +103,7 @@ class Place:
                 secondary=self.secondary.port,
                 connections=self._connections,
                 delivery=self._delivery,
+                rate=self._rate,
             )
         )
         self.settings: Settings = load_settings(self.config, {})
