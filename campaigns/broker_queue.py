@@ -14,7 +14,7 @@ from celery import Celery
 from campaigns.broker import broker_errors, is_redis, redis_client
 from campaigns.publishing import DELIVER_TASK, queue_keys, queue_name
 
-__all__ = ["waiting_count", "waiting_deliveries"]
+__all__ = ["held_count", "waiting_count", "waiting_deliveries"]
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +35,15 @@ def waiting_deliveries(broker: Celery | str, server: str) -> set[int] | None:
         return None
     with broker_errors(broker_url), redis_client(broker_url) as client:
         return set(_deliveries(client, queue_name(server)))
+
+
+def held_count(broker: Celery | str) -> int | None:
+    """How many messages workers hold, of all queues; None where it cannot be known."""
+    broker_url = _url(broker)
+    if not is_redis(broker_url):
+        return None
+    with broker_errors(broker_url), redis_client(broker_url) as client:
+        return int(client.hlen(_UNACKED))
 
 
 def waiting_count(broker: Celery | str, server: str) -> int | None:

@@ -24,9 +24,9 @@ class GroupCommit(Generic[Op]):
 
     `write` gets a list of operations and returns one result for each, in the same order; a result that is an
     exception is raised to its own waiter alone. What `write` itself raises is raised to every waiter of that
-    batch. At most `most` operations go into a batch; while one is written, the next one gathers. An operation
-    whose waiter was cancelled before its batch began is not written; one cancelled later is, and its result
-    is dropped. Belongs to the event loop on which it is first used.
+    batch. At most `most` operations go into a batch; while one is written, and for `gather_seconds` after,
+    the next one gathers. An operation whose waiter was cancelled before its batch began is not written; one
+    cancelled later is, and its result is dropped. Belongs to the event loop on which it is first used.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class GroupCommit(Generic[Op]):
         write: Callable[[Sequence[Op]], Sequence[object]],
         *,
         most: int = 500,
-        gather_seconds: float = 0.003,
+        gather_seconds: float = 0.005,
         executor: Executor | None = None,
         name: str = "group-commit",
     ) -> None:
@@ -78,9 +78,9 @@ class GroupCommit(Generic[Op]):
 
     async def _write_all(self) -> None:
         try:
-            if not self._closed:
-                await asyncio.sleep(self._gather_seconds)
             while self._waiting:
+                if not self._closed and len(self._waiting) < self._most:
+                    await asyncio.sleep(self._gather_seconds)
                 await self._write_batch(self._next_batch())
         finally:
             self._pump = None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from celery import Celery
 
-from campaigns.broker_queue import waiting_deliveries
+from campaigns.broker_queue import held_count, waiting_count, waiting_deliveries
 from campaigns.errors import BrokerUnavailable
 from campaigns.fleet import READER_SECONDS, Fleet
 from campaigns.ledger import Ledger, QueuedDelivery
@@ -59,7 +59,7 @@ class Sweeper:
         self._ledger.start_scheduled()
         self._end_leases()
         self._fleet.refresh()
-        for server in self._fleet.unavailable():
+        for server in (*self._fleet.unavailable(), *self._unknown()):
             self.reroute(server)
         try:
             self._republish_lost()
@@ -67,6 +67,10 @@ class Sweeper:
             log.warning("the broker is away; lost messages are looked for when it is back")
         self._ledger.finish_idle()
         self._ledger.forget_workers(20 * READER_SECONDS)
+
+    def _unknown(self) -> set[str]:
+        """Servers that were taken out of the configuration while mail waited for them."""
+        return set(self._ledger.queued_counts()) - {server.name for server in self._settings.servers}
 
     def reroute(self, server: str) -> int:
         """Move what waits for `server` to the others, in chunks; returns how many moved. No SMTP is spoken.
@@ -105,10 +109,18 @@ class Sweeper:
 
     def _republish_lost(self) -> None:
         """Publish again what the ledger has queued and the broker does not hold."""
-        for server in self._settings.servers:
-            stale = self._ledger.stale_queued(server.name, QUEUED_SECONDS, CHUNK)
+        queued = self._ledger.queued_counts()
+        held = held_count(self._app) if queued else None
+        for server, count in queued.items():
+            patience = SUSPICIOUS_SECONDS if self._is_short(server, count, held) else QUEUED_SECONDS
+            stale = self._ledger.stale_queued(server, patience, CHUNK)
             if stale:
-                self._republish(server.name, stale)
+                self._republish(server, stale)
+
+    def _is_short(self, server: str, queued: int, held: int | None) -> bool:
+        """Whether the broker surely holds too few messages: a flush, or a restart without its file."""
+        waiting = waiting_count(self._app, server)
+        return held is not None and waiting is not None and queued > waiting + held
 
     def _republish(self, server: str, stale: Sequence[QueuedDelivery]) -> None:
         waiting = waiting_deliveries(self._app, server)
