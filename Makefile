@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+JOBS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check lint format clean
@@ -18,7 +19,7 @@ demo: $(STAMP)  ## Send a campaign over two local servers and kill one of them o
 	@$(BIN)/campaigns demo
 
 test: check  ## Run the checks and all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 check: $(STAMP)  ## Lint, format, types and import rules
 	@$(BIN)/ruff check .
