@@ -1,11 +1,12 @@
 """A campaign through `campaigns up`, with the primary server killed in the middle.
 
-    python -m bench.failover [--recipients 20000] [--processes 2] [--connections 40] [--postgresql] [--no-kill]
+    python -m bench.failover [--recipients 20000] [--processes 2] [--connections 40] [--postgresql]
 
 First the baseline: the same mails over plain aiosmtplib with as many connections to one server of the same
-kind, without a queue and without a ledger. Then the campaign, over two servers that sync each mail to disk before
-they answer. Prints mails per second, their ratio, seconds from the kill to the first mail that the other server
-took, and the peak memory of each process; the exit status is 1 if anybody was lost or served twice.
+kind, without a queue and without a ledger. Then the campaign, over two servers that sync each mail to disk
+before they answer. Prints mails per second, their ratio, seconds from the kill to the first mail that the
+other server took, and the peak memory of each process. The exit status is 1 if anybody was lost or served
+twice. With `--no-kill` nobody dies.
 """
 
 from __future__ import annotations
