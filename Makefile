@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 JOBS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint format clean
+.PHONY: help install demo test bench check lint format clean
 
 help:  ## Show what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,12 @@ demo: $(STAMP)  ## Send a campaign over two local servers and kill one of them o
 
 test: check  ## Run the checks and all tests
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+bench: $(STAMP)  ## Measure imports and failover on both databases (some minutes)
+	@$(BIN)/python -m bench.import_recipients
+	@$(BIN)/python -m bench.import_recipients --postgresql
+	@$(BIN)/python -m bench.failover
+	@$(BIN)/python -m bench.failover --postgresql
 
 check: $(STAMP)  ## Lint, format, types and import rules
 	@$(BIN)/ruff check .
