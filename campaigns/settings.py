@@ -178,7 +178,9 @@ class Settings(BaseModel):
         if len(os.fsencode(socket)) <= _SOCKET_PATH_BYTES:
             return socket
         digest = hashlib.sha256(os.fsencode(self.data_directory)).hexdigest()[:16]
-        return Path(tempfile.gettempdir()) / f"campaigns-{os.getuid()}-{digest}" / "valkey.sock"
+        name = Path(f"campaigns-{os.getuid()}-{digest}") / "valkey.sock"
+        short = Path(tempfile.gettempdir()) / name
+        return short if len(os.fsencode(short)) <= _SOCKET_PATH_BYTES else Path("/tmp") / name  # noqa: S108 - owner and mode are checked by the broker
 
     @property
     def broker_url(self) -> str:

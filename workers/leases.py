@@ -96,3 +96,5 @@ class LeaseKeeper:
                 await self.renew_all()
             except DatabaseUnavailable:
                 log.warning("leases could not be renewed: the database does not answer")
+            except Exception:
+                log.exception("leases could not be renewed; it is tried again")

@@ -22,6 +22,8 @@ __all__ = ["Letter", "Letters"]
 FRESH_SECONDS = 60.0
 """A campaign's content does not change once it was sent; a forgotten name is asked for again after this."""
 
+MOST_CAMPAIGNS = 100
+
 
 @dataclass(frozen=True, kw_only=True)
 class Letter:
@@ -75,9 +77,15 @@ class Letters:
 
     async def _read(self, name: str) -> None:
         try:
-            self._letters[name] = await asyncio.to_thread(self._load, name)
+            self._keep(name, await asyncio.to_thread(self._load, name))
         except UnknownCampaign:
             self._unknown[name] = time.monotonic() + FRESH_SECONDS
+
+    def _keep(self, name: str, letter: Letter) -> None:
+        """The oldest are forgotten: a worker lives for months."""
+        while len(self._letters) >= MOST_CAMPAIGNS:
+            del self._letters[next(iter(self._letters))]
+        self._letters[name] = letter
 
     def _load(self, name: str) -> Letter:
         campaign = self._ledger.campaign(name)

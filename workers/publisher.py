@@ -44,3 +44,5 @@ class Publisher:
                 await asyncio.to_thread(self._publish, batch)
             except BrokerUnavailable:
                 log.warning("the broker is away; the sweep will publish these", extra={"count": len(batch)})
+            except Exception:
+                log.exception("these could not be published; the sweep will", extra={"count": len(batch)})

@@ -141,10 +141,14 @@ class Services:
         log.warning("the database does not answer; no new mail is claimed until it does")
         for pause_seconds in _repeat_last(PAUSES_SECONDS):
             await asyncio.sleep(pause_seconds)
-            with contextlib.suppress(DatabaseUnavailable):
+            try:
                 await asyncio.to_thread(self.database.now)
                 await self.replay_journal()
-                break
+            except DatabaseUnavailable:
+                continue
+            except Exception:
+                log.exception("the journal could not be replayed; a restart of the worker tries again")
+            break
         self._database_up.set()
         log.warning("the database answers again")
 

@@ -61,6 +61,7 @@ class EmbeddedBroker:
         binary = _binary()
         for directory in (self.directory, self.socket.parent):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_private(self.socket.parent, beside=self.directory.parent)
         options = {
             "port": "0",
             "unixsocket": str(self.socket),
@@ -145,6 +146,15 @@ class EmbeddedBroker:
         except OSError:
             return "it left no log"
         return f"{lines[-1].strip() if lines else 'its log is empty'} (see {self.log_file})"
+
+
+def _check_private(directory: Path, *, beside: Path) -> None:
+    """In a directory for everybody's temporary files, ours must be ours alone. Raises BrokerError."""
+    status = directory.stat()
+    if directory != beside and (status.st_uid != os.getuid() or status.st_mode & 0o077):
+        raise BrokerError(
+            f"{directory} belongs to somebody else or is open to others: remove it, or use a shorter path"
+        )
 
 
 def _binary() -> Path:

