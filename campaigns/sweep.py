@@ -16,6 +16,7 @@ from campaigns.fleet import READER_SECONDS, Fleet
 from campaigns.ledger import Ledger, QueuedDelivery
 from campaigns.queues import publish_deliveries
 from campaigns.settings import Settings
+from campaigns.states import Status
 
 __all__ = ["Sweeper"]
 
@@ -56,7 +57,8 @@ class Sweeper:
 
     def run_once(self) -> None:
         """Every step once. Raises DatabaseUnavailable; a broker that is away is waited out."""
-        self._ledger.start_scheduled()
+        for name in self._ledger.start_scheduled():
+            self._record(name, Status.SCHEDULED, Status.RUNNING, "its time has come")
         self._end_leases()
         self._fleet.refresh()
         for server in (*self._fleet.unavailable(), *self._unknown()):
@@ -65,8 +67,14 @@ class Sweeper:
             self._republish_lost()
         except BrokerUnavailable:
             log.warning("the broker is away; lost messages are looked for when it is back")
-        self._ledger.finish_idle()
+        for name in self._ledger.finish_idle():
+            self._record(name, Status.RUNNING, Status.FINISHED, "nobody waits any more")
         self._ledger.forget_workers(20 * READER_SECONDS)
+
+    def _record(self, campaign: str, before: Status, after: Status, reason: str) -> None:
+        self._ledger.record_event(
+            "campaign", campaign=campaign, from_state=before, to_state=after, reason=reason
+        )
 
     def _unknown(self) -> set[str]:
         """Servers that were taken out of the configuration while mail waited for them."""

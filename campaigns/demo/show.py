@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
@@ -27,7 +27,6 @@ class Show:
     ) -> None:
         self._console, self._quiet, self._now = console, quiet, now
         self._started = now()
-        self._events: list[Text] = []
         self._live: Live | None = None
         self._line_at = 0.0
         self._view: View | None = None
@@ -48,10 +47,7 @@ class Show:
     def event(self, text: str, style: str = "") -> None:
         """Something happened that is worth a line of its own."""
         line = Text(f"{self._now() - self._started:6.1f} s  ", style="dim").append(text, style=style)
-        self._events.append(line)
-        if self._live is not None:
-            self._refresh()
-        elif not self._quiet:
+        if not self._quiet:
             self._console.print(line, soft_wrap=True)
 
     def update(self, view: View) -> None:
@@ -70,10 +66,8 @@ class Show:
 
     def _refresh(self) -> None:
         assert self._live is not None
-        parts: list[RenderableType] = [*self._events, Text()]
         if self._view is not None:
-            parts.append(render(self._view))
-        self._live.update(Group(*parts), refresh=True)
+            self._live.update(Group(Text(), render(self._view)), refresh=True)
 
 
 def _panel(summary: Summary) -> Panel:

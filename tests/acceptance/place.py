@@ -19,7 +19,7 @@ from typing import Self
 from campaigns.database import create_database
 from campaigns.demo.mail_record import AcceptedMail
 from campaigns.demo.smtp_process import SmtpServerProcess
-from campaigns.ledger import Counts, Ledger, NewRecipient
+from campaigns.ledger import Counts, EventRecord, Ledger, NewRecipient
 from campaigns.local.broker import EmbeddedBroker
 from campaigns.local.child import bound_command
 from campaigns.settings import Settings, load_settings
@@ -198,6 +198,9 @@ class Place:
             what=lambda: f"{name} finished: {self.counts(name)}\n{self.logs()}",
         )
         return self.counts(name)
+
+    def breaker_events(self) -> list[EventRecord]:
+        return [event for event in self.ledger.events() if event.kind == "breaker"]
 
     def logs(self, lines: int = 40) -> str:
         return "\n".join(
