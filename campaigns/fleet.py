@@ -118,7 +118,16 @@ class Fleet:
         """Servers that mail should not wait for: their breaker is open, or nobody reads their queue."""
         read = self.readers.names(self.settings.servers)
         names = [server.name for server in self.settings.servers]
-        return tuple(name for name in names if self.state(name) == "open" or (read and name not in read))
+        return tuple(name for name in names if self._is_open_for_all(name) or (read and name not in read))
+
+    def _is_open_for_all(self, server: str) -> bool:
+        return self.state(server) == "open" and self.is_shared
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether all processes see the same health. If not, nobody moves mail on its own opinion alone:
+        two that each know of one dead server would hand it to and fro."""
+        return self.board.is_shared
 
     def admits(self, server: str) -> bool | None:
         """Whether an attempt may begin; None: only a probe may, and one must ask `may_probe`."""

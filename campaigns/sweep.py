@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from celery import Celery
 
 from campaigns.broker_queue import held_count, waiting_count, waiting_deliveries
-from campaigns.errors import BrokerUnavailable
+from campaigns.errors import BrokerError
 from campaigns.fleet import READER_SECONDS, Fleet
 from campaigns.ledger import Ledger, QueuedDelivery
 from campaigns.queues import publish_deliveries
@@ -60,16 +60,16 @@ class Sweeper:
         for name in self._ledger.start_scheduled():
             self._record(name, Status.SCHEDULED, Status.RUNNING, "its time has come")
         self._end_leases()
+        for name in self._ledger.finish_idle():
+            self._record(name, Status.RUNNING, Status.FINISHED, "nobody waits any more")
+        self._ledger.forget_workers(20 * READER_SECONDS)
         self._fleet.refresh()
         for server in (*self._fleet.unavailable(), *self._unknown()):
             self.reroute(server)
         try:
             self._republish_lost()
-        except BrokerUnavailable:
-            log.warning("the broker is away; lost messages are looked for when it is back")
-        for name in self._ledger.finish_idle():
-            self._record(name, Status.RUNNING, Status.FINISHED, "nobody waits any more")
-        self._ledger.forget_workers(20 * READER_SECONDS)
+        except BrokerError as error:
+            log.warning("lost messages are looked for when the broker is well: %s", error)
 
     def _record(self, campaign: str, before: Status, after: Status, reason: str) -> None:
         self._ledger.record_event(
@@ -77,8 +77,12 @@ class Sweeper:
         )
 
     def _unknown(self) -> set[str]:
-        """Servers that were taken out of the configuration while mail waited for them."""
-        return set(self._ledger.queued_counts()) - {server.name for server in self._settings.servers}
+        """Servers that were taken out of the configuration while mail waited for them.
+
+        Not those that a worker with another configuration still reads, as in a rolling restart.
+        """
+        known = {server.name for server in self._settings.servers} | set(self._fleet.readers.processes)
+        return set(self._ledger.queued_counts()) - known
 
     def reroute(self, server: str) -> int:
         """Move what waits for `server` to the others, in chunks; returns how many moved. No SMTP is spoken.
@@ -141,7 +145,7 @@ class Sweeper:
     def _publish(self, deliveries: Sequence[QueuedDelivery]) -> None:
         try:
             publish_deliveries(self._app, deliveries)
-        except BrokerUnavailable:
+        except BrokerError:
             log.warning(
                 "the broker is away; what was moved is published later", extra={"count": len(deliveries)}
             )

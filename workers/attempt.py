@@ -25,15 +25,13 @@ from campaigns.states import State
 from workers.connections import ConnectionPool
 from workers.leases import Lease
 from workers.letters import Letter
+from workers.log_format import redacted_traceback
 from workers.services import Services
 from workers.smtp import STALE, Envelope, SmtpConnection, SmtpFailure
 
 __all__ = ["Attempt", "Job"]
 
 log = logging.getLogger(__name__)
-
-SURPRISE_WAIT_SECONDS = 60.0
-"""How long a delivery rests after an error that nobody expected: long enough not to spin."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,11 +122,19 @@ class Attempt:
         if claim is None:
             return _ignored("not queued for this server any more")
         lease, claimed = claim
-        try:
-            result = await self._send_held(letter, connection, lease, claimed)
-            return await self._settle(letter, claimed, probe, result)
-        finally:
-            self._services.leases.let_go(lease)
+        result = await self._send_held(letter, connection, lease, claimed)
+        return await self._settle_whatever_happens(letter, claimed, probe, lease, result)
+
+    async def _settle_whatever_happens(
+        self, letter: Letter, claimed: Claimed, probe: Probe, lease: Lease, result: SmtpResult
+    ) -> TaskResult:
+        """What the server said is recorded even if nobody waits for the task any more."""
+        self._is_reported = True
+        settling = asyncio.create_task(self._settle(letter, claimed, probe, result))
+        self._services.settling.add(settling)
+        settling.add_done_callback(self._services.settling.discard)
+        settling.add_done_callback(lambda _: self._services.leases.let_go(lease))
+        return await asyncio.shield(settling)
 
     @property
     def _pool(self) -> ConnectionPool:
@@ -182,7 +188,11 @@ class Attempt:
                 raise
             return _stopped(Stop.SHUTDOWN, dot_sent=self.step is Step.AT_DOT)
         except Exception:
-            log.exception("an attempt failed in a way that nobody expected", extra=self.job.fields)
+            log.error(
+                "an attempt failed in a way that nobody expected\n%s",
+                redacted_traceback(claimed.email),
+                extra=self.job.fields,
+            )
             return _surprise(dot_sent=self.step is Step.AT_DOT)
         finally:
             self.step = Step.RECORDING
@@ -236,19 +246,21 @@ class Attempt:
         """Judge, decide, record, and pass on what goes to the other server."""
         services = self._services
         classification = classify(result)
-        await self._report(probe, classification, _text(result))
+        text = _text(result, claimed.email)
+        await self._report(probe, classification, text)
         decision = await self._decide(letter, claimed, classification)
-        record = self._record(claimed, result, classification, decision)
+        record = self._record(claimed, result, classification, decision, text)
         try:
             recorded = await services.group.submit(record)
-        except DatabaseUnavailable:
-            services.database_lost()
+        except Exception as error:
+            if not isinstance(error, DatabaseUnavailable):
+                log.exception("an outcome was refused by the ledger", extra=self.job.fields)
             await services.keep(record)
             return _task_result(decision, f"{classification.outcome} (journaled)")
         await services.standing.carry_out(letter, decision, self.job.server)
         if isinstance(recorded, Recorded) and recorded.state is State.QUEUED and recorded.server:
             services.publisher.pass_on(self._passed_to(letter, recorded.server))
-        return _task_result(decision, f"{classification.outcome} {_text(result)}".strip())
+        return _task_result(decision, f"{classification.outcome} {text}".strip())
 
     async def _decide(self, letter: Letter, claimed: Claimed, classification: Classification) -> Decision:
         standing = self._services.standing
@@ -256,11 +268,20 @@ class Attempt:
         return decide(classification, facts, self._services.delivery, standing.now(), random.random)
 
     async def _report(self, probe: Probe, classification: Classification, reason: str) -> None:
+        """The report is of the server; whatever goes wrong with it must not cost the mail's outcome."""
         self._is_reported = True
-        await self._services.standing.report(probe, classification, reason)
+        try:
+            await self._services.standing.report(probe, classification, reason)
+        except Exception:
+            log.exception("how a server did could not be reported", extra=self.job.fields)
 
     def _record(
-        self, claimed: Claimed, result: SmtpResult, classification: Classification, decision: Decision
+        self,
+        claimed: Claimed,
+        result: SmtpResult,
+        classification: Classification,
+        decision: Decision,
+        text: str,
     ) -> Record:
         return Record(
             delivery_id=claimed.delivery_id,
@@ -276,7 +297,7 @@ class Attempt:
             phase=result.phase,
             code=result.reply.code if result.reply else None,
             enhanced=result.reply.enhanced if result.reply else None,
-            reply=_text(result),
+            reply=text,
             started_seconds_ago=time.monotonic() - self._started,
         )
 
@@ -325,12 +346,12 @@ def _surprise(*, dot_sent: bool) -> SmtpResult:
     return SmtpResult(phase=phase, reply=None, fault=Fault.INTERNAL, dot_sent=dot_sent, stop=None)
 
 
-def _text(result: SmtpResult) -> str:
-    """What happened, fit for a log: redacted, one line."""
+def _text(result: SmtpResult, *addresses: str) -> str:
+    """What happened, fit for a log: one line, without these addresses or any other."""
     if result.reply is not None:
-        return redact(f"{result.reply.code} {result.reply.text}")
+        return redact(f"{result.reply.code} {result.reply.text}", known=addresses)
     words = (str(result.phase), str(result.fault or result.stop or "no reply"), result.detail)
-    return redact(" ".join(word for word in words if word))
+    return redact(" ".join(word for word in words if word), known=addresses)
 
 
 def _ignored(text: str) -> TaskResult:

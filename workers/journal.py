@@ -6,18 +6,18 @@ other record, so replaying twice, late or after somebody else decided is harmles
 `uncertain`, never a mail. A file is removed once the ledger has taken all of it.
 """
 
-import contextlib
 import fcntl
 import json
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO
 
+from campaigns.errors import DatabaseUnavailable
 from campaigns.ledger import Record
 from campaigns.states import State
 
@@ -25,19 +25,25 @@ __all__ = ["Journal"]
 
 log = logging.getLogger(__name__)
 
+SUFFIX = ".journal"
+
 
 class Journal:
-    """The journal of one process in `directory`; `replay` takes over those of dead processes too."""
+    """The journal of one process in `directory`; `replay` takes over those of dead processes too.
+
+    A file's name is used once, and the file is locked before it can be seen: whoever gets its lock knows that
+    nobody writes to it, now or later. Safe to use from threads.
+    """
 
     def __init__(self, directory: Path, owner: str, *, wall_clock: Callable[[], float] = time.time) -> None:
         self._directory = directory
-        self._path = directory / f"{owner}.journal"
+        self._owner = owner
         self._wall_clock = wall_clock
         self._file: IO[str] | None = None
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
-        return f"<Journal {self._path.name}>"
+        return f"<Journal of {self._owner}>"
 
     def append(self, record: Record) -> None:
         """Write one outcome and fsync it. Raises OSError when the disk refuses it."""
@@ -48,54 +54,58 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
 
-    def replay(self, apply: Callable[[list[Record]], None]) -> int:
+    def replay(self, apply: Callable[[list[Record]], bool]) -> int:
         """Hand every journaled record to `apply`, a file at a time, and remove the file; returns how many.
 
-        Whatever `apply` raises is passed on, and the files not yet applied stay.
+        `apply` says whether all were taken: a file that was not, or that has lines which cannot be read, is
+        kept for a person under the name `.refused`. A DatabaseUnavailable of `apply` is passed on, and the
+        files not yet applied stay; anything else that is wrong with one file leaves the others alone.
         """
-        self._set_aside()
+        self.close()
         replayed = 0
-        for path, file in self._nobodys():
-            records = list(_records(path, file, self._wall_clock()))
-            if records:
-                apply(records)
-            path.unlink(missing_ok=True)
-            replayed += len(records)
+        for path in sorted(self._directory.glob(f"*{SUFFIX}")):
+            try:
+                replayed += self._replay_file(path, apply)
+            except DatabaseUnavailable:
+                raise
+            except Exception:
+                log.exception("a journal could not be replayed; it stays", extra={"journal": path.name})
         return replayed
 
     def close(self) -> None:
-        """Give up the file; what is in it waits for the next process that replays."""
+        """Give up the file; what is in it waits for the next replay, whoever does it."""
         with self._lock:
-            self._close()
+            if self._file is not None:
+                self._file.close()
+                self._file = None
 
     def _open(self) -> IO[str]:
         if self._file is None:
             self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._file = self._path.open("a", encoding="utf-8")
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            name = f"{self._owner}.{time.time_ns()}"
+            hidden = self._directory / f"{name}.new"
+            file = hidden.open("a", encoding="utf-8")
+            fcntl.flock(file, fcntl.LOCK_EX)
+            hidden.rename(self._directory / f"{name}{SUFFIX}")
             _fsync_directory(self._directory)
+            self._file = file
         return self._file
 
-    def _close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    def _set_aside(self) -> None:
-        """Our own file gets another name before it is read: what is appended meanwhile starts a new one."""
-        with self._lock:
-            self._close()
-            if self._path.exists():
-                self._path.rename(self._path.with_suffix(f".{time.time_ns()}.journal"))
-
-    def _nobodys(self) -> Iterator[tuple[Path, IO[str]]]:
-        """Each journal that no living process writes to, locked while it is read."""
-        for path in sorted(self._directory.glob("*.journal")):
-            if path == self._path:
-                continue
-            with contextlib.suppress(FileNotFoundError), path.open("r+", encoding="utf-8") as file:
-                if _try_lock(file) and path.exists():
-                    yield path, file
+    def _replay_file(self, path: Path, apply: Callable[[list[Record]], bool]) -> int:
+        try:
+            file = path.open("r+", encoding="utf-8", errors="replace")
+        except FileNotFoundError:  # somebody else has just replayed it
+            return 0
+        with file:
+            if not _try_lock(file) or not path.exists():
+                return 0
+            records, is_whole = _records(path, file, self._wall_clock())
+            if (not records or apply(records)) and is_whole:
+                path.unlink()
+            else:
+                log.error("a journal has lines that were refused; it is kept", extra={"journal": path.name})
+                path.rename(path.with_suffix(".refused"))
+            return len(records)
 
 
 def _try_lock(file: IO[str]) -> bool:
@@ -114,14 +124,18 @@ def _fsync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def _records(path: Path, file: IO[str], now: float) -> Iterator[Record]:
-    for number, line in enumerate(file, start=1):
+def _records(path: Path, file: IO[str], now: float) -> tuple[list[Record], bool]:
+    """What can be read, and whether that is all of it but for a torn last line."""
+    lines = file.readlines()
+    records: list[Record] = []
+    unreadable = 0
+    for number, line in enumerate(lines, start=1):
         try:
-            yield _record(json.loads(line), now)
+            records.append(_record(json.loads(line), now))
         except (ValueError, TypeError, KeyError):
-            log.warning(
-                "a journal line is torn and was skipped", extra={"journal": path.name, "line": number}
-            )
+            unreadable += not (number == len(lines) and not line.endswith("\n"))
+            log.warning("a journal line cannot be read", extra={"journal": path.name, "line": number})
+    return records, unreadable == 0
 
 
 def _record(values: dict[str, object], now: float) -> Record:

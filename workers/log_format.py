@@ -1,11 +1,14 @@
 """How a worker's log reads: one line a message, what happened in constant words, then its fields."""
 
 import logging
+import traceback
 from typing import Any
 
 from celery.signals import after_setup_logger
 
-__all__ = ["FieldsFormatter", "set_up_logging"]
+from campaigns.reply import redact
+
+__all__ = ["FieldsFormatter", "redacted_traceback", "set_up_logging"]
 
 LINE = "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s"
 """As Celery writes it."""
@@ -28,6 +31,14 @@ class FieldsFormatter(logging.Formatter):
         first, newline, rest = line.partition("\n")
         said = " ".join(f"{name}={value}" for name, value in fields.items())
         return f"{first} [{said}]{newline}{rest}"
+
+
+def redacted_traceback(*addresses: str) -> str:
+    """The exception that is being handled, as text without these addresses or any other."""
+    lines = traceback.format_exc().splitlines()
+    return "\n".join(
+        f"{line[: len(line) - len(line.lstrip())]}{redact(line, known=addresses)}" for line in lines
+    )
 
 
 def set_up_logging() -> None:

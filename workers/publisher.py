@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-from campaigns.errors import BrokerUnavailable
+from campaigns.errors import BrokerError
 from campaigns.ledger import QueuedDelivery
 
 __all__ = ["Publisher"]
@@ -42,7 +42,7 @@ class Publisher:
             batch, self._waiting = self._waiting, []
             try:
                 await asyncio.to_thread(self._publish, batch)
-            except BrokerUnavailable:
+            except BrokerError:
                 log.warning("the broker is away; the sweep will publish these", extra={"count": len(batch)})
             except Exception:
                 log.exception("these could not be published; the sweep will", extra={"count": len(batch)})

@@ -35,6 +35,8 @@ HEARTBEAT_SECONDS = 2.0
 PRODUCE_BUSY_SECONDS = 0.1
 PRODUCE_IDLE_SECONDS = 0.8
 SWEEP_SECONDS = 1.0
+JOURNAL_SECONDS = 30.0
+"""How often the journals of workers that died are looked for."""
 
 
 class Runtime:
@@ -57,6 +59,8 @@ class Runtime:
         self._idle.set()
         self._sent = 0
         self._outages_seen = 0
+        self._producing = asyncio.Lock()
+        self._sweeping = asyncio.Lock()
 
     def __repr__(self) -> str:
         return f"<Runtime {self.owner}: {len(self._running)} attempts, {self.services!r}>"
@@ -72,7 +76,8 @@ class Runtime:
                 self._every(HEALTH_SECONDS, self._look_at_health),
                 self._every(HEARTBEAT_SECONDS, self._beat),
                 self._produce(),
-                self._every(SWEEP_SECONDS, self._sweep),
+                self._every(SWEEP_SECONDS, self.sweep),
+                self._every(JOURNAL_SECONDS, self.services.replay_journal),
             )
         ]
 
@@ -111,11 +116,16 @@ class Runtime:
 
     async def produce(self) -> int:
         """One turn of the producer; how many deliveries were published."""
-        return await asyncio.to_thread(self.producer.run_once)
+        async with self._producing:
+            return await asyncio.to_thread(self.producer.run_once)
 
     async def sweep(self) -> None:
-        """One turn of the sweep."""
-        await asyncio.to_thread(self.sweeper.run_once)
+        """One turn of the sweep. After an outage it waits a lease before it judges anybody's."""
+        async with self._sweeping:
+            if self.services.outages != self._outages_seen:
+                self._outages_seen = self.services.outages
+                self.sweeper.hold_judgement(self.settings.delivery.lease_seconds)
+            await asyncio.to_thread(self.sweeper.run_once)
 
     async def _drain(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -150,13 +160,6 @@ class Runtime:
             published = await self._once(self.produce)
             pause_seconds = PRODUCE_BUSY_SECONDS if published else PRODUCE_IDLE_SECONDS
             await asyncio.sleep(_jittered(pause_seconds))
-
-    async def _sweep(self) -> None:
-        """After an outage of the database the sweep waits a lease before it judges anybody's lease."""
-        if self.services.outages != self._outages_seen:
-            self._outages_seen = self.services.outages
-            self.sweeper.hold_judgement(self.settings.delivery.lease_seconds)
-        await self.sweep()
 
     async def _every(self, seconds: float, step: Callable[[], Awaitable[None]]) -> None:
         while True:

@@ -14,7 +14,7 @@ from campaigns.fleet import Fleet
 from campaigns.group_commit import GroupCommit
 from campaigns.ledger import Ledger, Record, Renew
 from campaigns.limits import Limits
-from campaigns.queues import publish_deliveries
+from campaigns.queues import TaskResult, publish_deliveries
 from campaigns.settings import Delivery, Settings
 from workers.connections import ConnectionPool
 from workers.deadlines import Deadlines
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 PAUSES_SECONDS = (0.25, 0.5, 1.0, 2.0)
 """Between two tries to reach a database that is away; the last one repeats."""
+SETTLE_SECONDS = 20.0
+"""At the end: how long outcomes may take to be recorded, or journaled."""
 
 
 class Services:
@@ -51,6 +53,8 @@ class Services:
         self.publisher = Publisher(partial(publish_deliveries, app))
         self.journal = Journal(settings.data_directory / "journal", owner)
         self.outages = 0
+        self.settling: set[asyncio.Task[TaskResult]] = set()
+        self._kept = self._keeping = 0
         self.limits = Limits(settings.state_url)
         self._pools: dict[str, ConnectionPool] = {}
         self._paces: dict[str, Pace] = {}
@@ -101,7 +105,9 @@ class Services:
             self._recovery = asyncio.get_running_loop().create_task(self._recover())
 
     async def keep(self, record: Record) -> None:
-        """Journal an outcome that the database could not take."""
+        """Journal an outcome that the database did not take. It is replayed before the next claim."""
+        self._kept += 1
+        self._keeping += 1
         try:
             await asyncio.to_thread(self.journal.append, record)
         except OSError:
@@ -109,6 +115,9 @@ class Services:
                 "neither database nor journal took an outcome; it will be uncertain",
                 extra={"delivery": record.delivery_id, "server": record.server},
             )
+        finally:
+            self._keeping -= 1
+            self.database_lost()
 
     async def replay_journal(self) -> None:
         replayed = await asyncio.to_thread(self.journal.replay, self._apply_records)
@@ -117,6 +126,8 @@ class Services:
 
     async def close(self) -> None:
         """In the order in which nothing is lost: connections, then what is still to be written."""
+        if self.settling:
+            await asyncio.wait(self.settling, timeout=SETTLE_SECONDS)
         if self._recovery is not None:
             self._recovery.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -132,23 +143,27 @@ class Services:
     async def _renew(self, operations: Sequence[Renew]) -> Sequence[object]:
         return await asyncio.to_thread(self.ledger.apply, operations)
 
-    def _apply_records(self, records: list[Record]) -> None:
-        for result in self.ledger.apply(records):
-            if isinstance(result, Exception):
-                log.error("a journaled outcome was refused by the ledger", exc_info=result)
+    def _apply_records(self, records: list[Record]) -> bool:
+        refused = [result for result in self.ledger.apply(records) if isinstance(result, Exception)]
+        for error in refused:
+            log.error("a journaled outcome was refused by the ledger: %s", type(error).__name__)
+        return not refused
 
     async def _recover(self) -> None:
+        """New claims wait until the database answers, and until all that was kept meanwhile is replayed."""
         log.warning("the database does not answer; no new mail is claimed until it does")
         for pause_seconds in _repeat_last(PAUSES_SECONDS):
             await asyncio.sleep(pause_seconds)
+            kept = self._kept
             try:
                 await asyncio.to_thread(self.database.now)
                 await self.replay_journal()
             except DatabaseUnavailable:
                 continue
             except Exception:
-                log.exception("the journal could not be replayed; a restart of the worker tries again")
-            break
+                log.exception("the journal could not be replayed; the sweep tries again")
+            if not self._keeping and kept == self._kept:
+                break
         self._database_up.set()
         log.warning("the database answers again")
 

@@ -70,7 +70,9 @@ class Standing:
             await self._in_thread(partial(self._fleet.board.release, probe))
 
     def another(self, stream: str, sender: str, domain: str, server: str) -> str | None:
-        """The best other server that may take such mail now."""
+        """The best other server that may take such mail now; None while each process has its own opinion."""
+        if not self._fleet.is_shared:
+            return None
         usable = self._fleet.usable(stream, sender, domain, without=server)
         return usable[0] if usable else None
 

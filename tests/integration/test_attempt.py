@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 from sqlalchemy import text
 
 from campaigns.database import create_database
 from campaigns.demo.smtp_server import Misbehaviour, ScriptedSmtpServer
+from campaigns.errors import DatabaseUnavailable
 from campaigns.fleet import Fleet
 from campaigns.health import HealthBoard
-from campaigns.ledger import Ledger
+from campaigns.ledger import Ledger, Operation, Record
 from campaigns.queues import create_app
 from campaigns.settings import load_settings
 from tests.crowd import Crowd
-from workers.attempt import Attempt, Job
+from workers.attempt import Attempt, Job, Step
 from workers.services import Services
 
 CONFIGURATION = """
@@ -70,3 +74,123 @@ async def test_a_refusal_by_policy_is_counted_only_if_it_is_the_senders(
     assert outcomes(services) == [outcome]
     assert services.ledger.policy_refusals(crowd.campaign_id) == counted
     assert services.ledger.policy_refusers(crowd.ids[0]) == {"primary"}
+
+
+def state_of(services: Services, delivery_id: int) -> str:
+    with services.database.read() as connection:
+        sql = text("SELECT state FROM delivery WHERE id = :id")
+        return str(connection.execute(sql, {"id": delivery_id}).scalar_one())
+
+
+def reply_of(services: Services, delivery_id: int) -> str:
+    with services.database.read() as connection:
+        sql = text("SELECT reply FROM delivery WHERE id = :id")
+        return str(connection.execute(sql, {"id": delivery_id}).scalar_one())
+
+
+class _Ledger(Ledger):
+    """Fails in the ways that are asked for."""
+
+    refuses_records = False
+    is_away = False
+    refuses_events = False
+
+    def apply(self, operations: Sequence[Operation]) -> list[object]:
+        if self.is_away:
+            raise DatabaseUnavailable("gone")
+        refused = [self.refuses_records and isinstance(operation, Record) for operation in operations]
+        good = iter(super().apply([op for op, bad in zip(operations, refused, strict=True) if not bad]))
+        return [ValueError("refused") if bad else next(good) for bad in refused]
+
+    def record_event(self, *args: object, **kwargs: object) -> None:
+        if self.refuses_events:
+            raise ValueError("refused")
+
+
+@pytest.fixture
+def ledger_of(services: Services) -> _Ledger:
+    ledger = services.ledger
+    ledger.__class__ = _Ledger
+    services.group._write = ledger.apply  # the bound method was taken before
+    return cast(_Ledger, ledger)
+
+
+async def test_a_250_is_recorded_although_the_task_is_cancelled_meanwhile(
+    services: Services, server: ScriptedSmtpServer, ledger_of: _Ledger
+) -> None:
+    crowd = Crowd(services.ledger)
+    crowd.queue()
+    attempt = Attempt(Job(campaign=crowd.name, delivery_id=crowd.ids[0], server="primary"), services)
+    task = asyncio.create_task(attempt.run())
+    while attempt.step is not Step.RECORDING:  # noqa: ASYNC110 - the moment itself is wanted
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await services.close()
+    assert state_of(services, crowd.ids[0]) == "sent"
+
+
+async def test_a_250_that_the_ledger_refuses_is_kept_and_recorded_when_it_can_be(
+    services: Services, server: ScriptedSmtpServer, ledger_of: _Ledger
+) -> None:
+    crowd = Crowd(services.ledger)
+    crowd.queue()
+    ledger_of.refuses_records = True
+    await Attempt(Job(campaign=crowd.name, delivery_id=crowd.ids[0], server="primary"), services).run()
+    assert state_of(services, crowd.ids[0]) == "committing"
+    (kept,) = (services.settings.data_directory / "journal").glob("*.journal")
+    assert '"to": "sent"' in kept.read_text()
+    ledger_of.refuses_records = False
+    await services.database_ready()
+    assert state_of(services, crowd.ids[0]) == "sent", "replayed before the next claim"
+
+
+async def test_an_outcome_that_is_kept_after_the_database_returned_is_replayed_too(
+    services: Services, server: ScriptedSmtpServer, ledger_of: _Ledger
+) -> None:
+    crowd = Crowd(services.ledger)
+    crowd.queue()
+    ledger_of.refuses_records = True
+    append = services.journal.append
+    gate = threading.Event()
+    services.journal.append = lambda record: (gate.wait(10), append(record))  # type: ignore[method-assign]
+    attempt = Attempt(Job(campaign=crowd.name, delivery_id=crowd.ids[0], server="primary"), services)
+    task = asyncio.create_task(attempt.run())
+    services.database_lost()
+    await asyncio.sleep(0.6)
+    ledger_of.refuses_records = False
+    gate.set()
+    await task
+    await services.database_ready()
+    assert state_of(services, crowd.ids[0]) == "sent"
+
+
+async def test_a_report_of_the_server_that_fails_does_not_cost_the_outcome(
+    services: Services, server: ScriptedSmtpServer, ledger_of: _Ledger
+) -> None:
+    crowd = Crowd(services.ledger)
+    crowd.queue()
+    ledger_of.refuses_events = True
+    for _ in range(2):
+        services.standing._fleet.board.fault("primary", "for the test")
+    await services.standing.refresh()
+    server.script.set(Misbehaviour(phase="dot", action="reply", reply="421 4.3.0 going down"))
+    await Attempt(Job(campaign=crowd.name, delivery_id=crowd.ids[0], server="primary"), services).run()
+    assert outcomes(services) == ["unreachable"]
+
+
+async def test_the_local_part_of_an_address_that_a_server_quotes_is_hidden(
+    services: Services, server: ScriptedSmtpServer
+) -> None:
+    crowd = Crowd(services.ledger)
+    crowd.queue()
+    with services.database.read() as connection:
+        sql = text("SELECT email FROM recipient WHERE id = :id")
+        local = connection.execute(sql, {"id": crowd.ids[0]}).scalar_one().partition("@")[0]
+    server.script.set(
+        Misbehaviour(phase="rcpt", action="reply", reply=f"550 5.1.1 No such user {local} here")
+    )
+    await Attempt(Job(campaign=crowd.name, delivery_id=crowd.ids[0], server="primary"), services).run()
+    assert reply_of(services, crowd.ids[0]).startswith("550 5.1.1 No such user")
+    assert local not in reply_of(services, crowd.ids[0])

@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from campaigns.errors import DatabaseUnavailable
 from campaigns.ledger import Record
 from campaigns.states import State
 from workers.journal import Journal
@@ -26,17 +28,25 @@ RECORD = Record(
 )
 
 
+def taking(records: list[Record]) -> Callable[[list[Record]], bool]:
+    def take(more: list[Record]) -> bool:
+        records.extend(more)
+        return True
+
+    return take
+
+
 def test_what_is_replayed_is_what_was_written_and_as_old_as_it_is(tmp_path: Path) -> None:
     now = [1000.0]
     journal = Journal(tmp_path, "me", wall_clock=lambda: now[0])
     journal.append(RECORD)
     now[0] += 10
     replayed: list[Record] = []
-    assert journal.replay(replayed.extend) == 1
+    assert journal.replay(taking(replayed)) == 1
     assert replayed[0].started_seconds_ago == 11.5
     assert replayed[0].to is State.SENT
     assert list(tmp_path.iterdir()) == []
-    assert journal.replay(replayed.extend) == 0
+    assert journal.replay(taking(replayed)) == 0
 
 
 def test_a_torn_last_line_does_not_harm_the_others(tmp_path: Path) -> None:
@@ -47,7 +57,7 @@ def test_a_torn_last_line_does_not_harm_the_others(tmp_path: Path) -> None:
     path.write_text(path.read_text() + '{"delivery_id": 8, "fen')
     replayed: list[Record] = []
     other = Journal(tmp_path, "me")
-    assert other.replay(replayed.extend) == 1
+    assert other.replay(taking(replayed)) == 1
     assert [record.delivery_id for record in replayed] == [7]
 
 
@@ -55,29 +65,34 @@ def test_a_failed_replay_keeps_what_it_could_not_hand_over(tmp_path: Path) -> No
     journal = Journal(tmp_path, "me")
     journal.append(RECORD)
 
-    def refuse(_: list[Record]) -> None:
-        raise OSError("the database went away again")
+    def refuse(_: list[Record]) -> bool:
+        raise DatabaseUnavailable("the database went away again")
 
-    with pytest.raises(OSError, match="went away"):
+    with pytest.raises(DatabaseUnavailable, match="went away"):
         journal.replay(refuse)
     replayed: list[Record] = []
-    assert journal.replay(replayed.extend) == 1
+    assert journal.replay(taking(replayed)) == 1
 
 
 def test_what_is_appended_during_a_replay_is_not_lost(tmp_path: Path) -> None:
     journal = Journal(tmp_path, "me")
     journal.append(RECORD)
-    journal.replay(lambda _: journal.append(RECORD))
+
+    def append_one_more(_: list[Record]) -> bool:
+        journal.append(RECORD)
+        return True
+
+    journal.replay(append_one_more)
     replayed: list[Record] = []
-    assert journal.replay(replayed.extend) == 1
+    assert journal.replay(taking(replayed)) == 1
 
 
 def test_the_journal_of_a_living_process_is_left_to_it(tmp_path: Path) -> None:
     living = Journal(tmp_path, "living")
     living.append(RECORD)
-    assert Journal(tmp_path, "me").replay(lambda _: None) == 0
+    assert Journal(tmp_path, "me").replay(taking([])) == 0
     living.close()
-    assert Journal(tmp_path, "me").replay(lambda _: None) == 1
+    assert Journal(tmp_path, "me").replay(taking([])) == 1
 
 
 def test_the_journal_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
@@ -91,11 +106,76 @@ def test_the_journal_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
     done = subprocess.run(command, check=False, cwd=root, env={**os.environ, "PYTHONPATH": str(root)})
     assert done.returncode == -9
     replayed: list[Record] = []
-    assert Journal(tmp_path, "me").replay(replayed.extend) == 1
+    assert Journal(tmp_path, "me").replay(taking(replayed)) == 1
 
 
 def test_a_journal_that_was_never_written_leaves_no_file(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "none", "me")
-    assert journal.replay(lambda _: None) == 0
+    assert journal.replay(taking([])) == 0
     journal.close()
     assert not (tmp_path / "none").exists()
+
+
+def test_what_the_ledger_refuses_is_kept_for_a_person(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "me")
+    journal.append(RECORD)
+    journal.replay(lambda _: False)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".refused"]
+    assert journal.replay(taking([])) == 0
+
+
+def test_one_unreadable_journal_keeps_nobody_from_the_others(tmp_path: Path) -> None:
+    (tmp_path / "aaa.journal").mkdir()
+    (tmp_path / "bbb.journal").write_bytes(b"\xff\xfe nonsense\n")
+    journal = Journal(tmp_path, "me")
+    journal.append(RECORD)
+    replayed: list[Record] = []
+    assert journal.replay(taking(replayed)) == 1
+    assert len(replayed) == 1
+    assert (tmp_path / "bbb.refused").exists()
+
+
+CROWD = """
+import sys, time
+from dataclasses import replace
+from pathlib import Path
+from tests.unit.test_journal import RECORD
+from workers.journal import Journal
+
+directory, owner, out = Path(sys.argv[1]), sys.argv[2], open(sys.argv[3], "a")
+journal = Journal(directory, owner)
+def take(records):
+    out.writelines(f"{record.owner}:{record.delivery_id}\\n" for record in records)
+    out.flush()
+    return True
+end = time.monotonic() + 2.0
+number = 0
+while time.monotonic() < end:
+    for _ in range(20):
+        journal.append(replace(RECORD, owner=owner, delivery_id=number))
+        number += 1
+    journal.replay(take)
+print(number)
+"""
+
+
+def test_processes_that_append_and_replay_at_once_lose_nothing(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    directory = tmp_path / "journal"
+    directory.mkdir()
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", CROWD, str(directory), f"p{number}", str(tmp_path / f"out{number}")],
+            cwd=root,
+            env={**os.environ, "PYTHONPATH": str(root)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(3)
+    ]
+    written = {f"p{number}": int(child.communicate(timeout=60)[0]) for number, child in enumerate(children)}
+    rest: list[Record] = []
+    Journal(directory, "last").replay(taking(rest))
+    seen = {line for number in range(3) for line in (tmp_path / f"out{number}").read_text().split()}
+    seen |= {f"{record.owner}:{record.delivery_id}" for record in rest}
+    assert seen == {f"{owner}:{n}" for owner, count in written.items() for n in range(count)}
