@@ -110,6 +110,11 @@ class HealthBoard:
         """Whether Redis failed just now and is left alone for a moment."""
         return self._client is not None and self._monotonic() < self._away_until
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether all processes see this board now."""
+        return self._client is not None and not self.is_away
+
     def snapshot(self) -> dict[str, ServerHealth]:
         """All servers of which anything is known; the others are closed."""
         shared = self._ask(self._read_all)
