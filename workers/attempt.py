@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from campaigns.classifier import Classification, classify
@@ -249,7 +249,9 @@ class Attempt:
         text = _text(result, claimed.email)
         await self._report(probe, classification, text)
         decision = await self._decide(letter, claimed, classification)
-        record = self._record(claimed, result, classification, decision, text)
+        record = replace(
+            self._record(claimed, result, classification, decision, text), campaign_token=letter.token
+        )
         try:
             recorded = await services.group.submit(record)
         except Exception as error:

@@ -30,6 +30,8 @@ class Letter:
     """One campaign, ready to be rendered."""
 
     campaign_id: int
+    name: str
+    token: str
     stream: str
     sender: str
     compiled: CompiledMessage
@@ -102,6 +104,8 @@ class Letters:
         )
         return Letter(
             campaign_id=campaign.id,
+            name=campaign.name,
+            token=campaign.token,
             stream=campaign.stream,
             sender=parseaddr(campaign.sender)[1],
             compiled=compile_campaign(content),

@@ -55,6 +55,7 @@ class Services:
         self.outages = 0
         self.settling: set[asyncio.Task[TaskResult]] = set()
         self._kept = self._keeping = 0
+        self._is_closing = False
         self.limits = Limits(settings.state_url)
         self._pools: dict[str, ConnectionPool] = {}
         self._paces: dict[str, Pace] = {}
@@ -99,7 +100,7 @@ class Services:
 
     def database_lost(self) -> None:
         """Say that the database did not answer: new claims wait until it does again."""
-        if self._recovery is None or self._recovery.done():
+        if not self._is_closing and (self._recovery is None or self._recovery.done()):
             self._database_up.clear()
             self.outages += 1
             self._recovery = asyncio.get_running_loop().create_task(self._recover())
@@ -128,6 +129,7 @@ class Services:
         """In the order in which nothing is lost: connections, then what is still to be written."""
         if self.settling:
             await asyncio.wait(self.settling, timeout=SETTLE_SECONDS)
+        self._is_closing = True
         if self._recovery is not None:
             self._recovery.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -144,10 +146,15 @@ class Services:
         return await asyncio.to_thread(self.ledger.apply, operations)
 
     def _apply_records(self, records: list[Record]) -> bool:
-        refused = [result for result in self.ledger.apply(records) if isinstance(result, Exception)]
+        """Whether the ledger took them all; those of another database with the same ids are not ours."""
+        tokens = self.ledger.campaign_tokens([record.delivery_id for record in records])
+        ours = [record for record in records if tokens.get(record.delivery_id) == record.campaign_token]
+        refused = [result for result in self.ledger.apply(ours) if isinstance(result, Exception)]
         for error in refused:
             log.error("a journaled outcome was refused by the ledger: %s", type(error).__name__)
-        return not refused
+        if len(ours) < len(records):
+            log.error("journaled outcomes are of another database", extra={"count": len(records) - len(ours)})
+        return not refused and len(ours) == len(records)
 
     async def _recover(self) -> None:
         """New claims wait until the database answers, and until all that was kept meanwhile is replayed."""

@@ -13,6 +13,7 @@ from campaigns.errors import DatabaseUnavailable
 from campaigns.fleet import Fleet
 from campaigns.health import Change, Probe
 from campaigns.ledger import Claimed
+from campaigns.states import Status
 from workers.letters import Letter
 
 __all__ = ["Standing"]
@@ -156,7 +157,18 @@ class Standing:
             self._fleet.refresh_soon()
             self._fleet.refresh()
         if decision.pause_reason is not None:
-            ledger.pause_by_policy(letter.campaign_id, decision.pause_reason)
+            self._pause(letter, decision.pause_reason)
+
+    def _pause(self, letter: Letter, reason: str) -> None:
+        ledger = self._fleet.ledger
+        if ledger.pause_by_policy(letter.campaign_id, reason):
+            ledger.record_event(
+                "campaign",
+                campaign=letter.name,
+                from_state=Status.RUNNING,
+                to_state=Status.PAUSED,
+                reason=reason,
+            )
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, call)

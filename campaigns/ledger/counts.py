@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from campaigns.errors import UnknownCampaign
 from campaigns.ledger.changes import LedgerPart
-from campaigns.ledger.row_source import statement
+from campaigns.ledger.row_source import ids_in, ids_parameter, statement
 from campaigns.states import ALIVE, State, Status
 
 __all__ = ["Counting", "Counts", "ServerCounts"]
@@ -32,6 +33,9 @@ SELECT c.name, c.status, c.reason, 'total', '', count(r.id) FROM campaign AS c
   LEFT JOIN recipient AS r ON r.campaign_id = c.id WHERE c.name = :name
  GROUP BY c.name, c.status, c.reason
 """
+_TOKENS = (
+    "SELECT d.id, c.token FROM delivery AS d JOIN campaign AS c ON c.id = d.campaign_id WHERE d.id {ids}"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +68,14 @@ class Counting(LedgerPart):
     def counts(self, name: str) -> Counts:
         """The campaign's counts, in one statement. Raises UnknownCampaign."""
         return self._read(_COUNTS, name)
+
+    def campaign_tokens(self, delivery_ids: Sequence[int]) -> dict[int, str]:
+        """The token of each delivery's campaign, which no other database has."""
+        dialect = self.database.dialect
+        sql = statement(_TOKENS.format(ids=ids_in(dialect)))
+        with self.database.read() as connection:
+            found = connection.execute(sql, {"ids": ids_parameter(dialect, sorted(delivery_ids))})
+            return {values[0]: values[1] for values in found}
 
     def scan_counts(self, name: str) -> Counts:
         """The same from the rows, slowly: what the counters are held against."""

@@ -50,7 +50,8 @@ class Record:
     """Report how an attempt ended. Answered with Recorded; its state is None if the fence is not ours.
 
     `from_committing` says that the end is definite even though the commit point was passed: a reply to
-    the dot, or no dot was handed over. `wait_seconds` counts from now, for a delivery that goes back.
+    the dot, or no dot was handed over. `campaign_token` tells a journaled one of this database from one of
+    another that had the same ids. `wait_seconds` counts from now, for a delivery that goes back.
     """
 
     delivery_id: int
@@ -68,6 +69,7 @@ class Record:
     enhanced: str | None = None
     reply: str | None = None
     started_seconds_ago: float = 0.0
+    campaign_token: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

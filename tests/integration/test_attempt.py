@@ -16,9 +16,10 @@ from campaigns.demo.smtp_server import Misbehaviour, ScriptedSmtpServer
 from campaigns.errors import DatabaseUnavailable
 from campaigns.fleet import Fleet
 from campaigns.health import HealthBoard
-from campaigns.ledger import Ledger, Operation, Record
+from campaigns.ledger import Claim, Ledger, Operation, Record
 from campaigns.queues import create_app
 from campaigns.settings import load_settings
+from campaigns.states import State
 from tests.crowd import Crowd
 from workers.attempt import Attempt, Job, Step
 from workers.services import Services
@@ -194,3 +195,111 @@ async def test_the_local_part_of_an_address_that_a_server_quotes_is_hidden(
     await Attempt(Job(campaign=crowd.name, delivery_id=crowd.ids[0], server="primary"), services).run()
     assert reply_of(services, crowd.ids[0]).startswith("550 5.1.1 No such user")
     assert local not in reply_of(services, crowd.ids[0])
+
+
+async def _during_its_body(
+    services: Services, server: ScriptedSmtpServer, crowd: Crowd, meanwhile: str
+) -> object:
+    """One attempt, whose 354 comes late; `meanwhile` something happens to its delivery."""
+    server.script.set(Misbehaviour(phase="data", action="delay", seconds=0.3))
+    attempt = Attempt(Job(campaign=crowd.name, delivery_id=crowd.ids[0], server="primary"), services)
+    task = asyncio.create_task(attempt.run())
+    while state_of(services, crowd.ids[0]) != "claimed":  # noqa: ASYNC110 - another's transaction
+        await asyncio.sleep(0.01)
+    match meanwhile:
+        case "pause":
+            services.ledger.pause(crowd.name)
+        case "cancel":
+            services.ledger.cancel(crowd.name)
+        case "sweep":
+            crowd.set("lease_until", 1.0)
+            services.ledger.sweep_leases()
+        case "reclaim":
+            crowd.set("lease_until", 1.0)
+            services.ledger.sweep_leases()
+            crowd.queue("primary")
+            services.ledger.apply(
+                [Claim(delivery_id=crowd.ids[0], server="primary", owner="other", lease_seconds=60)]
+            )
+        case "outage":
+            cast(_Ledger, services.ledger).is_away = True
+        case "shutdown":
+            attempt.stop()
+    return await task
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "left"),
+    [
+        ("pause", "pending"),
+        ("cancel", "cancelled"),
+        ("sweep", "pending"),
+        ("reclaim", "claimed"),
+        ("shutdown", "pending"),
+    ],
+)
+async def test_the_dot_is_not_sent_when_the_ledger_says_no(
+    services: Services, server: ScriptedSmtpServer, meanwhile: str, left: str
+) -> None:
+    crowd = Crowd(services.ledger)
+    crowd.queue()
+    await _during_its_body(services, server, crowd, meanwhile)
+    assert server.records() == []
+    assert state_of(services, crowd.ids[0]) == left
+
+
+async def test_the_dot_is_not_sent_when_the_database_is_away_at_the_commit_point(
+    services: Services, server: ScriptedSmtpServer, ledger_of: _Ledger
+) -> None:
+    crowd = Crowd(services.ledger)
+    crowd.queue()
+    await _during_its_body(services, server, crowd, "outage")
+    assert server.records() == []
+    ledger_of.is_away = False
+    await services.database_ready()
+    assert state_of(services, crowd.ids[0]) == "pending", "given back from the journal"
+
+
+async def test_a_worker_that_stops_right_after_its_claim_sends_nothing(
+    services: Services, server: ScriptedSmtpServer
+) -> None:
+    crowd = Crowd(services.ledger)
+    crowd.queue()
+    attempt = Attempt(Job(campaign=crowd.name, delivery_id=crowd.ids[0], server="primary"), services)
+    task = asyncio.create_task(attempt.run())
+    while attempt.step is not Step.CLAIMING:  # noqa: ASYNC110 - the moment itself is wanted
+        await asyncio.sleep(0)
+    attempt.stop()
+    await task
+    assert server.records() == []
+    assert state_of(services, crowd.ids[0]) == "pending"
+
+
+async def test_the_journal_of_another_database_changes_nothing_here(services: Services) -> None:
+    crowd = Crowd(services.ledger)
+    crowd.queue()
+    services.journal.append(
+        Record(
+            delivery_id=crowd.ids[0],
+            fence=1,
+            server="primary",
+            owner="worker-0",
+            to=State.SENT,
+            from_committing=True,
+            outcome="sent",
+            campaign_token="of another",
+        )
+    )
+    await services.replay_journal()
+    assert state_of(services, crowd.ids[0]) == "queued"
+    assert list((services.settings.data_directory / "journal").glob("*.refused"))
+
+
+def test_a_report_with_a_fence_that_no_row_has_had_changes_nothing(services: Services) -> None:
+    crowd = Crowd(services.ledger)
+    crowd.queue()
+    report = Record(
+        delivery_id=crowd.ids[0], fence=1, server="primary", owner="w", to=State.SENT, outcome="sent"
+    )
+    services.ledger.apply([report])
+    assert state_of(services, crowd.ids[0]) == "queued"
