@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,14 +17,10 @@ def new_place(tmp_path: Path) -> Iterator[Places]:
     """Makes an installation; it is taken down at the end, whatever happened."""
     with ExitStack() as stack:
 
-        def make(
-            database: str | None = None, *, connections: int = 10, delivery: str = "", rate: str = ""
-        ) -> Place:
+        def make(database: str | None = None, **options: Any) -> Place:
             directory = tmp_path / "place"
             directory.mkdir()
-            return stack.enter_context(
-                Place(directory, database, connections=connections, delivery=delivery, rate=rate)
-            )
+            return stack.enter_context(Place(directory, database, **options))
 
         yield make
 

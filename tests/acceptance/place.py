@@ -82,14 +82,19 @@ class Place:
         connections: int = 10,
         delivery: str = "",
         rate: str = "",
+        body: str = BODY,
+        server_options: Sequence[str] = (),
     ) -> None:
         self.directory = directory
-        self.primary = SmtpServerProcess(directory / "primary.jsonl", name="primary")
-        self.secondary = SmtpServerProcess(directory / "secondary.jsonl", name="secondary")
+        self.primary = SmtpServerProcess(directory / "primary.jsonl", name="primary", options=server_options)
+        self.secondary = SmtpServerProcess(
+            directory / "secondary.jsonl", name="secondary", options=server_options
+        )
         self._database = database or f"sqlite:///{directory}/campaigns.db"
         self._connections = connections
         self._delivery = delivery
         self._rate = rate
+        self._body = body
         self.workers: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
@@ -162,7 +167,7 @@ class Place:
     def campaign(self, name: str, emails: Sequence[str], *, stream: str = "promotional") -> str:
         """A campaign of these recipients, not sent yet."""
         campaign = self.ledger.create_campaign(
-            name, sender="News <news@example.com>", subject="Hi {{ name }}", text=BODY, stream=stream
+            name, sender="News <news@example.com>", subject="Hi {{ name }}", text=self._body, stream=stream
         )
         for start in range(0, len(emails), 1000):
             rows = [

@@ -2,11 +2,13 @@
 
 import time
 from collections import Counter
+from collections.abc import Callable
 
 import redis
 from sqlalchemy import text
 
 from campaigns.states import State, Status
+from tests.acceptance.conftest import Places
 from tests.acceptance.place import Place, addresses, eventually
 
 
@@ -31,7 +33,13 @@ def test_the_primary_gets_its_share_back_when_it_returns(place: Place) -> None:
     place.send("before", addresses(100))
     place.wait_until_finished("before")
     place.primary.start()
-    eventually(lambda: _last_state(place) == "half-open" or place.primary.stats() is not None)
+    for number in range(30):  # it is tried with real mails alone
+        place.send(f"between-{number}", addresses(4, f"b{number}"))
+        place.wait_until_finished(f"between-{number}")
+        if _last_state(place) == "closed":
+            break
+        time.sleep(0.5)
+    assert _last_state(place) == "closed"
     emails = addresses(1_000, "later")
     place.send("after", emails)
     place.wait_until_finished("after")
@@ -114,8 +122,8 @@ def test_an_accepted_mail_without_a_reply_is_uncertain_and_appears_on_no_other_s
     assert [times[email] for email in odd] == [1] * len(odd)
 
 
-def test_both_servers_may_be_down_for_longer_than_any_retry_could_count(new_place) -> None:  # type: ignore[no-untyped-def]
-    place: Place = new_place(
+def test_both_servers_may_be_down_for_longer_than_any_retry_could_count(new_place: Places) -> None:
+    place = new_place(
         delivery='lease_seconds = 3\nconnect_seconds = 1\nretry_after = ["1s"]\ngive_up_after = "4s"'
     )
     emails = addresses(300)
@@ -131,43 +139,57 @@ def test_both_servers_may_be_down_for_longer_than_any_retry_could_count(new_plac
     assert place.judge("spring", emails).states[State.SENT] == len(emails)
 
 
-def test_pause_stops_what_is_queued_and_what_is_stuck_in_its_body(place: Place) -> None:
-    _stop_in_mid_campaign(place, place.ledger.pause)
+def test_pause_stops_what_is_queued_and_what_is_stuck_in_its_body(new_place: Places) -> None:
+    place, emails = _stopped_in_mid_campaign(new_place, lambda place: place.ledger.pause("spring"))
     assert place.counts("spring").status is Status.PAUSED
     for server in (place.primary, place.secondary):
         server.clear()
     place.ledger.resume("spring")
     place.wait_until_finished("spring")
-    counts = place.judge("spring", addresses(3_000))
-    assert counts.states[State.SENT] == 3_000
+    assert place.judge("spring", emails).states[State.SENT] == len(emails)
 
 
-def test_cancel_stops_what_is_queued_and_what_is_stuck_in_its_body(place: Place) -> None:
-    _stop_in_mid_campaign(place, place.ledger.cancel)
+def test_cancel_stops_what_is_queued_and_what_is_stuck_in_its_body(new_place: Places) -> None:
+    place, emails = _stopped_in_mid_campaign(new_place, lambda place: place.ledger.cancel("spring"))
     for server in (place.primary, place.secondary):
         server.clear()
     eventually(lambda: place.counts("spring").alive == 0, what=place.logs)
-    counts = place.judge("spring", addresses(3_000))
+    counts = place.judge("spring", emails)
     assert counts.status is Status.CANCELLED
-    assert counts.states[State.SENT] + counts.states[State.CANCELLED] == 3_000
+    assert counts.states[State.SENT] + counts.states[State.CANCELLED] == len(emails)
     assert counts.states[State.CANCELLED] > 0
 
 
-def _stop_in_mid_campaign(place: Place, stop) -> None:  # type: ignore[no-untyped-def]
-    """Both servers take three seconds over a body when the campaign is stopped: nothing may come of it."""
-    emails = addresses(3_000)
+def _stopped_in_mid_campaign(new_place: Places, stop: Callable[[Place], object]) -> tuple[Place, list[str]]:
+    """Thousands are queued; each connection is stuck before its dot, in a body that is read slowly.
+
+    The kernel's buffers are small and the letter is large, so that nobody gets to the dot before the server
+    has read on; what is then at its commit point must not pass it.
+    """
+    place, emails = (
+        new_place(
+            delivery="lease_seconds = 20\nconnect_seconds = 2",
+            server_options=("--receive-buffer", "4096"),
+            body="Dear {{ name }},\n"
+            + "a line of a long letter, which fills every buffer on its way\n" * 5_000,
+        ),
+        addresses(3_000),
+    )
     place.start_workers()
-    place.send("spring", emails)
-    eventually(lambda: place.count("spring", State.SENT) >= 200, what=place.logs)
     for server in (place.primary, place.secondary):
-        server.set("body", "delay", seconds=3.0, after=1)
-    eventually(lambda: place.count("spring", State.CLAIMED) >= 5, what=place.logs)
-    stop("spring")
+        server.set("body", "delay", seconds=2.5, after=1)
+    place.send("spring", emails)
+    eventually(
+        lambda: place.count("spring", State.CLAIMED) >= 15 and place.count("spring", State.COMMITTING) == 0,
+        what=place.logs,
+    )
+    stop(place)
     time.sleep(2)
     accepted = place.accepted_count()
     time.sleep(4)
     assert place.accepted_count() == accepted, "accepted although the campaign was stopped"
     assert accepted < len(emails)
+    return place, emails
 
 
 def test_a_campaign_finishes_although_the_broker_is_flushed(place: Place) -> None:
@@ -199,9 +221,9 @@ def test_a_campaign_finishes_although_the_broker_dies_and_comes_back_empty(place
 def test_a_worker_that_sleeps_through_its_lease_in_mid_body_sends_no_second_mail(either_place: Place) -> None:
     place, emails = either_place, addresses(60)
     place.start_workers()
-    place.primary.set("body", "delay", seconds=2.0, after=1)
+    place.primary.set("data", "delay", seconds=2.0)
     place.send("spring", emails)
-    eventually(lambda: place.count("spring", State.CLAIMED) >= 5, what=place.logs)
+    eventually(lambda: place.count("spring", State.CLAIMED) >= 8, what=place.logs)
     with place.stopped(place.workers[0]):
         eventually(
             lambda: place.count("spring", State.SENT) + place.count("spring", State.UNCERTAIN) == len(emails),
