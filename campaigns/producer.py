@@ -36,6 +36,9 @@ PROBES = 2
 POSTPONE_SECONDS = 15.0
 """For mail whose every server is blocked for it: it must not stand in the way of the others."""
 
+MOST_HELD_SECONDS = 60.0
+"""A campaign that its rate holds back is asked about again after that at the latest."""
+
 Group = tuple[str, str, str]
 """stream, sender, and the domain where blocks make a difference."""
 
@@ -60,6 +63,7 @@ class Producer:
         self._limits = Limits(settings.state_url)
         self._shares: dict[tuple[str, ...], Share] = defaultdict(Share)
         self._windows: dict[str, Window] = {}
+        self._held_until: dict[int, float] = {}
 
     def __repr__(self) -> str:
         return f"<Producer: {', '.join(f'{name} {w.size}' for name, w in self._windows.items())}>"
@@ -70,12 +74,33 @@ class Producer:
         room = self._room()
         if not any(room.values()):
             return 0
-        due = self._within_rates(self._ledger.due(min(sum(room.values()), BATCH)))
+        due = self._within_rates(self._due(room))
         if not due:
             return 0
         taken = self._ledger.enqueue(self._assign(due, room))
         self._publish(taken)
         return len(taken)
+
+    def _due(self, room: Mapping[str, int]) -> list[Due]:
+        """Only what may find room: the rest would take the places of others, turn after turn."""
+        takers = {stream: self._takers(stream) for stream in self._ledger.running_streams()}
+        streams = {stream for stream, names in takers.items() if any(room[name] for name in names)}
+        if not streams:
+            return []
+        limit = sum(room[name] for name in frozenset().union(*(takers[stream] for stream in streams)))
+        return self._ledger.due(min(limit, BATCH), streams, without=self._held_back())
+
+    def _takers(self, stream: str) -> frozenset[str]:
+        """Who may be given some of this stream's mail now."""
+        if self._fleet.has_blocks:  # then it depends on the sender and the domain, too
+            return frozenset(server.name for server in self._settings.route(stream))
+        return frozenset({*self._fleet.usable(stream), *self._fleet.probing(stream)})
+
+    def _held_back(self) -> frozenset[int]:
+        """The campaigns whose rate allows nothing yet."""
+        now = self._monotonic()
+        self._held_until = {one: until for one, until in self._held_until.items() if until > now}
+        return frozenset(self._held_until)
 
     def _room(self) -> dict[str, int]:
         """How many more messages each server's queue takes; a half-open one takes a probe or two."""
@@ -126,8 +151,13 @@ class Producer:
         rate = members[0].rate_per_second
         if rate is None:
             return len(members)
-        name = f"campaign:{members[0].campaign_id}"
-        return self._limits.take(name, rate, len(members), burst_seconds=CAMPAIGN_BURST_SECONDS).granted
+        campaign_id = members[0].campaign_id
+        grant = self._limits.take(
+            f"campaign:{campaign_id}", rate, len(members), burst_seconds=CAMPAIGN_BURST_SECONDS
+        )
+        if grant.granted < len(members):
+            self._held_until[campaign_id] = self._monotonic() + min(grant.wait_seconds, MOST_HELD_SECONDS)
+        return grant.granted
 
     def _grouped(self, due: Iterable[Due]) -> Mapping[Group, list[Due]]:
         by_domain = self._fleet.has_blocks

@@ -42,12 +42,23 @@ class Crowd:
     """`size` recipients of one running campaign; `ids` are their deliveries."""
 
     def __init__(
-        self, ledger: Ledger, size: int = 1, *, send: bool = True, stream: str = "promotional"
+        self,
+        ledger: Ledger,
+        size: int = 1,
+        *,
+        send: bool = True,
+        stream: str = "promotional",
+        rate_per_second: float | None = None,
     ) -> None:
         self.ledger = ledger
         self.name = f"campaign-{next(_names)}"
         record = ledger.create_campaign(
-            self.name, sender="News <news@example.org>", subject="Hi", text="Hello", stream=stream
+            self.name,
+            sender="News <news@example.org>",
+            subject="Hi",
+            text="Hello",
+            stream=stream,
+            rate_per_second=rate_per_second,
         )
         self.campaign_id = record.id
         ledger.add_recipients(record.id, new_recipients(size))

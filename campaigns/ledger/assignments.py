@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import random
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, TextClause
@@ -74,17 +76,35 @@ class QueuedDelivery:
 class Assignments(LedgerPart):
     """Pending to queued, from one queue to another, and back to pending."""
 
-    def due(self, limit: int) -> list[Due]:
-        """At most `limit` due deliveries of running campaigns, the oldest first, shared fairly among them.
+    def due(
+        self, limit: int, streams: Collection[str] | None = None, without: Collection[int] = ()
+    ) -> list[Due]:
+        """Due deliveries of running campaigns, the oldest of each first: `limit` shared fairly among those
+        without a rate, and as many among those with one, of which most are not allowed yet.
 
+        Only of these streams if they are given, and not of the campaigns (ids) in `without`. The campaigns
+        come in random order, so that whoever finds no room this time does not find none for ever.
         Reads only: `enqueue` decides who gets a delivery that two producers saw.
         """
         clock = database_clock(self.database.dialect)
         with self.database.read() as connection:
-            campaigns = connection.execute(statement(_DUE_CAMPAIGNS.format(clock=clock))).all()
-            each = limit if len(campaigns) <= 4 else -(-2 * limit // len(campaigns))  # bounds what is read
-            lists = [self._due_of(connection, campaign, each, clock) for campaign in campaigns[:limit]]
-            return _shared_fairly(lists, limit)
+            campaigns = [
+                campaign
+                for campaign in connection.execute(statement(_DUE_CAMPAIGNS.format(clock=clock)))
+                if (streams is None or campaign.stream in streams) and campaign.id not in without
+            ]
+            free = [campaign for campaign in campaigns if campaign.rate_per_second is None]
+            rated = [campaign for campaign in campaigns if campaign.rate_per_second is not None]
+            lists = self._share(connection, free, limit, clock) + self._share(connection, rated, limit, clock)
+        random.shuffle(lists)
+        return [due for found in lists for due in found]
+
+    def _share(
+        self, connection: Connection, campaigns: Sequence[Any], limit: int, clock: str
+    ) -> list[list[Due]]:
+        each = limit if len(campaigns) <= 4 else -(-2 * limit // len(campaigns))  # bounds what is read
+        chosen = random.sample(campaigns, min(limit, len(campaigns)))
+        return _shared_fairly([self._due_of(connection, one, each, clock) for one in chosen], limit)
 
     def _due_of(self, connection: Connection, campaign: Any, limit: int, clock: str) -> list[Due]:
         found = connection.execute(
@@ -181,9 +201,12 @@ class Assignments(LedgerPart):
         ordered, changed = sorted(ids), 0
         for start in range(0, len(ordered), CHUNK):
             chunk = ids_parameter(self.database.dialect, ordered[start : start + CHUNK])
-            with self.database.write() as connection:
-                changed += connection.execute(sql, {"ids": chunk, **parameters}).rowcount
+            changed += again_after_conflict(partial(self._execute, sql, {"ids": chunk, **parameters}))
         return changed
+
+    def _execute(self, sql: TextClause, parameters: Mapping[str, object]) -> int:
+        with self.database.write() as connection:
+            return connection.execute(sql, parameters).rowcount
 
     def reroute_queued(
         self, from_server: str, to: Mapping[str, float], limit: int = CHUNK, *, stream: str | None = None
@@ -203,18 +226,6 @@ class Assignments(LedgerPart):
 
         ids = self._waiting_for(from_server, limit, stream)
         return self._changed_to_queued(ids, assign)
-
-    def park_queued(
-        self, from_server: str, wait_seconds: float, limit: int = CHUNK, *, stream: str | None = None
-    ) -> int:
-        """Send one chunk of what waits for a server back to pending: there is nowhere to go. How many."""
-
-        def park(row: Row, now: float) -> Row | None:
-            if row.state is not State.QUEUED or row.server != from_server:
-                return None
-            return row.waiting(seconds=wait_seconds, now=now)
-
-        return len(self._changed(self._waiting_for(from_server, limit, stream), park))
 
     def _waiting_for(self, server: str, limit: int, stream: str | None) -> list[int]:
         where = "AND d.server = :server ORDER BY d.queued_at, d.id"
@@ -260,7 +271,7 @@ class Assignments(LedgerPart):
             return {values[0]: (values[1], values[2]) for values in found}
 
 
-def _shared_fairly(lists: Sequence[list[Due]], limit: int) -> list[Due]:
+def _shared_fairly(lists: Sequence[list[Due]], limit: int) -> list[list[Due]]:
     """`limit` in all, as even as the lists allow; each list in its own order, the small ones whole."""
     share: dict[int, int] = {}
     left = limit
@@ -268,7 +279,7 @@ def _shared_fairly(lists: Sequence[list[Due]], limit: int) -> list[Due]:
     for done, index in enumerate(by_size):
         share[index] = min(len(lists[index]), -(-left // (len(lists) - done)))
         left -= share[index]
-    return [due for index, found in enumerate(lists) for due in found[: share[index]]]
+    return [found[: share[index]] for index, found in enumerate(lists)]
 
 
 def _split(weights: Mapping[str, float], total: int) -> list[str]:

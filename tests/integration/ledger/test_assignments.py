@@ -44,6 +44,28 @@ def test_many_campaigns_share_a_small_window(ledger: Ledger) -> None:
     assert shares == {crowd.name: 2 for crowd in crowds}
 
 
+def test_no_campaign_is_left_out_of_a_window_smaller_than_their_number_for_ever(ledger: Ledger) -> None:
+    crowds = [Crowd(ledger, 1) for _ in range(4)]
+    seen = {one.campaign_name for _ in range(200) for one in ledger.due(2)}
+    assert seen == {crowd.name for crowd in crowds}
+    assert all(len(ledger.due(2)) == 2 for _ in range(5))
+
+
+def test_only_the_streams_asked_for_are_due(ledger: Ledger) -> None:
+    Crowd(ledger, 3)
+    wanted = Crowd(ledger, 3, stream="transactional")
+    assert [one.delivery_id for one in ledger.due(2, {"transactional"})] == wanted.ids[:2]
+    assert ledger.due(2, set()) == []
+
+
+def test_campaigns_with_a_rate_take_no_places_from_those_without(ledger: Ledger) -> None:
+    rated, free = [Crowd(ledger, 9, rate_per_second=1.0) for _ in range(3)], Crowd(ledger, 9)
+    shares = Counter(one.campaign_name for one in ledger.due(6))
+    assert shares == {free.name: 6} | {crowd.name: 2 for crowd in rated}
+    shares = Counter(one.campaign_name for one in ledger.due(6, without={rated[0].campaign_id}))
+    assert shares == {free.name: 6} | {crowd.name: 3 for crowd in rated[1:]}
+
+
 def test_a_delivery_is_queued_by_one_of_two_producers(ledger: Ledger) -> None:
     crowd = Crowd(ledger, 3)
     first = ledger.enqueue([(one, "primary") for one in crowd.ids])
@@ -100,15 +122,6 @@ def test_a_reroute_takes_only_its_stream_and_nothing_that_is_claimed(ledger: Led
 def test_a_reroute_to_nowhere_is_a_mistake(ledger: Ledger) -> None:
     with pytest.raises(ValueError, match="other servers"):
         ledger.reroute_queued("primary", {})
-
-
-def test_what_can_go_nowhere_is_parked_and_waits(ledger: Ledger) -> None:
-    crowd = Crowd(ledger, 3)
-    crowd.queue()
-    assert ledger.park_queued("primary", 30, limit=2) == 2
-    assert ledger.park_queued("primary", 30, limit=2) == 1
-    assert ledger.due(10) == []
-    assert crowd.in_state(State.PENDING) == 3
 
 
 def test_what_no_server_may_take_is_postponed(ledger: Ledger) -> None:

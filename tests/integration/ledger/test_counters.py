@@ -73,10 +73,7 @@ class Walk:
 
     def reroute(self) -> None:
         away, there = self.random.sample(SERVERS, 2)
-        if self.random.random() < 0.5:
-            self.ledger.reroute_queued(away, {there: 1})
-        else:
-            self.ledger.park_queued(away, 0)
+        self.ledger.reroute_queued(away, {there: 1})
 
     def sweep(self) -> None:
         self._expire()

@@ -1,0 +1,114 @@
+"""Who gets the places when there are few: a real producer, ledger and broker."""
+
+from pathlib import Path
+
+import pytest
+from celery import Celery
+
+from campaigns.fleet import Fleet
+from campaigns.health import HealthBoard
+from campaigns.ledger import Ledger
+from campaigns.limits import Limits
+from campaigns.producer import PROBES, Producer
+from campaigns.settings import Settings
+from campaigns.states import State
+from tests.crowd import Crowd
+
+DAILY = 1 / 86_400
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def board(clock: Clock) -> HealthBoard:
+    return HealthBoard(None, clock=clock)
+
+
+@pytest.fixture
+def settings(directory: Path, broker_url: str) -> Settings:
+    servers = [{"name": name, "url": "smtp://127.0.0.1:2525", "tls": "none"} for name in ("one", "two")]
+    streams = {"promotional": ("one",), "transactional": ("two",)}
+    return Settings.model_validate(
+        {"directory": directory, "broker": broker_url, "servers": servers, "streams": streams}
+    )
+
+
+@pytest.fixture
+def producer(ledger: Ledger, app: Celery, settings: Settings, board: HealthBoard) -> Producer:
+    return Producer(ledger, app, settings, Fleet(settings, ledger, board))
+
+
+def half_open(board: HealthBoard, clock: Clock, server: str = "two") -> None:
+    for _ in range(3):
+        board.fault(server, "refused")
+    clock.now += 60
+
+
+def dead(board: HealthBoard, server: str) -> None:
+    for _ in range(3):
+        board.fault(server, "refused")
+
+
+def exhausted(ledger: Ledger, settings: Settings, count: int) -> list[Crowd]:
+    """Campaigns whose rate allows nothing for a day."""
+    crowds = [Crowd(ledger, 5, stream="transactional", rate_per_second=DAILY) for _ in range(count)]
+    limits = Limits(settings.state_url)
+    for crowd in crowds:
+        assert limits.take(f"campaign:{crowd.campaign_id}", DAILY, 5, burst_seconds=1.0).granted == 1
+    limits.close()
+    return crowds
+
+
+def test_a_half_open_server_is_probed_whoever_waits_for_a_dead_one(
+    ledger: Ledger, producer: Producer, board: HealthBoard, clock: Clock
+) -> None:
+    waiting = [Crowd(ledger, 5) for _ in range(2)]
+    probing = Crowd(ledger, 5, stream="transactional")
+    half_open(board, clock)
+    dead(board, "one")
+    assert producer.run_once() == PROBES
+    assert probing.in_state(State.QUEUED) == PROBES
+    assert [crowd.in_state(State.QUEUED) for crowd in waiting] == [0, 0]
+
+
+def test_campaigns_that_their_rate_holds_back_take_no_places(
+    ledger: Ledger, producer: Producer, settings: Settings, board: HealthBoard, clock: Clock
+) -> None:
+    exhausted(ledger, settings, 2)
+    free = Crowd(ledger, 5, stream="transactional")
+    half_open(board, clock)
+    assert producer.run_once() == PROBES
+    assert free.in_state(State.QUEUED) == PROBES
+
+
+def test_nor_do_they_take_the_places_of_campaigns_whose_rate_allows_something(
+    ledger: Ledger, producer: Producer, settings: Settings, board: HealthBoard, clock: Clock
+) -> None:
+    exhausted(ledger, settings, 12)
+    rated = Crowd(ledger, 5, stream="transactional", rate_per_second=100.0)
+    half_open(board, clock)
+    turns = 12 // PROBES + 1
+    assert any(producer.run_once() for _ in range(turns))
+    assert rated.in_state(State.QUEUED) > 0
+
+
+def test_nothing_is_taken_while_every_stream_waits(
+    ledger: Ledger, producer: Producer, board: HealthBoard
+) -> None:
+    crowd = Crowd(ledger, 5)
+    dead(board, "one")
+    assert producer.run_once() == 0
+    assert crowd.in_state(State.PENDING) == 5
+    board.forget()
+    assert producer.run_once() == 5
