@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from sqlalchemy import Connection
+from functools import partial
 
 from campaigns.database import database_clock
 from campaigns.ledger import rules
@@ -22,6 +21,11 @@ __all__ = ["Leases", "LiveWorker", "Swept"]
 _EXPIRED = """
 SELECT id FROM delivery
  WHERE state IN ('claimed', 'committing') AND lease_until <= {clock} ORDER BY lease_until LIMIT :limit
+"""
+_TOO_LONG = """
+SELECT id FROM delivery
+ WHERE state IN ('claimed', 'committing') AND lease_until > {clock} + :lease_seconds
+ ORDER BY lease_until DESC LIMIT :limit
 """
 _STRANDED = """
 SELECT d.id FROM delivery AS d JOIN campaign AS c ON c.id = d.campaign_id
@@ -53,13 +57,16 @@ _HEARTBEAT = """
 INSERT INTO worker (owner, host, pid, servers, started_at, seen_at, sent_per_second)
 VALUES (:owner, :host, :pid, :servers, {clock}, {clock}, :sent_per_second)
 ON CONFLICT (owner) DO UPDATE SET host = excluded.host, pid = excluded.pid, servers = excluded.servers,
-   seen_at = excluded.seen_at, sent_per_second = excluded.sent_per_second
+   seen_at = excluded.seen_at, sent_per_second = excluded.sent_per_second,
+   started_at = CASE WHEN worker.started_at > excluded.seen_at THEN excluded.seen_at
+                     ELSE worker.started_at END
 """
 _LIVE = """
 SELECT owner, host, pid, servers, started_at, seen_at, sent_per_second FROM worker
- WHERE seen_at >= {clock} - :seconds ORDER BY owner
+ WHERE seen_at BETWEEN {clock} - :seconds AND {clock} + :seconds ORDER BY owner
 """
-_FORGET = "DELETE FROM worker WHERE seen_at < {clock} - :seconds"
+# The dead do not live on for as long as a clock was set back.
+_FORGET = "DELETE FROM worker WHERE seen_at NOT BETWEEN {clock} - :seconds AND {clock} + :seconds"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,59 +92,70 @@ class LiveWorker:
     sent_per_second: float
 
 
+LONGEST_LEASE_SECONDS = 3600.0
+"""What the settings allow at most."""
+
+
 class Leases(LedgerPart):
     """What must be done about time that has passed. Any number of processes may do it at once."""
 
-    def sweep_leases(self, limit: int = CHUNK, max_crashes: int = 5) -> Swept:
+    def sweep_leases(
+        self, limit: int = CHUNK, max_crashes: int = 5, *, lease_seconds: float = LONGEST_LEASE_SECONDS
+    ) -> Swept:
         """Judge at most `limit` leases that ran out, and what a cancelled campaign left behind.
 
         Claimed goes back to pending, or fails as poison when workers vanished over it `max_crashes` times;
-        committing becomes uncertain.
+        committing becomes uncertain. A lease that ends later than one of `lease_seconds` could, because the
+        database's clock was set back, is cut to that: the living renew theirs meanwhile.
         """
         clock = database_clock(self.database.dialect)
+        parameters = {"limit": limit, "lease_seconds": lease_seconds}
         with self.database.read() as connection:
-            ids = list(
-                connection.execute(statement(_EXPIRED.format(clock=clock)), {"limit": limit}).scalars()
-            )
+            ids: list[int] = []
+            for sql in (_EXPIRED, _TOO_LONG):
+                ids += connection.execute(statement(sql.format(clock=clock)), parameters).scalars()
             for state in ("pending", "queued"):
                 stranded = statement(_STRANDED.replace(":state", f"'{state}'"))
                 ids += connection.execute(stranded, {"limit": limit}).scalars()
-        changes = again_after_conflict(lambda: self._sweep(sorted(ids), max_crashes)) if ids else []
+        changes = (
+            again_after_conflict(lambda: self._sweep(sorted(ids), max_crashes, lease_seconds)) if ids else []
+        )
         return _swept(changes)
 
-    def _sweep(self, ids: Sequence[int], max_crashes: int) -> list[Change]:
+    def _sweep(self, ids: Sequence[int], max_crashes: int, lease_seconds: float) -> list[Change]:
         def judge(row: Row, now: float) -> Row | None:
             if row.status is Status.CANCELLED and row.state in {State.PENDING, State.QUEUED}:
                 return row.ended(State.CANCELLED, now=now)
-            return rules.swept(row, now, max_crashes)
+            return rules.shortened(row, now, lease_seconds) or rules.swept(row, now, max_crashes)
 
         with self.database.write() as connection:
             changes = self._change(connection, ids, judge)
-            insert_attempts(connection, [_vanished(change) for change in changes if change.before.owner])
+            insert_attempts(connection, [_vanished(change) for change in changes if _has_vanished(change)])
             return changes
 
     def start_scheduled(self) -> list[str]:
         """Start the scheduled campaigns whose time has come; their names."""
         sql = statement(_START.format(clock=database_clock(self.database.dialect)))
-        with self.database.write() as connection:
-            return list(connection.execute(sql).scalars())
+
+        def start() -> list[str]:
+            with self.database.write() as connection:
+                return list(connection.execute(sql).scalars())
+
+        return again_after_conflict(start)
 
     def finish_idle(self) -> list[str]:
         """Finish the running campaigns that have nobody alive; their names."""
         with self.database.read() as connection:
             idle = list(connection.execute(statement(_IDLE)).scalars())
-        finished = []
-        for campaign_id in idle:
-            with self.database.write() as connection:
-                finished += self._finish(connection, campaign_id)
-        return finished
+        return [name for one in idle for name in again_after_conflict(partial(self._finish, one))]
 
-    def _finish(self, connection: Connection, campaign_id: int) -> list[str]:
-        lock_campaign(connection, campaign_id)
-        if connection.execute(statement(_ALIVE), {"id": campaign_id}).scalar_one():
-            return []
+    def _finish(self, campaign_id: int) -> list[str]:
         sql = statement(_FINISH.format(clock=database_clock(self.database.dialect)))
-        return list(connection.execute(sql, {"id": campaign_id}).scalars())
+        with self.database.write() as connection:
+            lock_campaign(connection, campaign_id)
+            if connection.execute(statement(_ALIVE), {"id": campaign_id}).scalar_one():
+                return []
+            return list(connection.execute(sql, {"id": campaign_id}).scalars())
 
     def heartbeat(
         self, owner: str, servers: Sequence[str], host: str, pid: int, sent_per_second: float
@@ -179,10 +197,14 @@ class Leases(LedgerPart):
             connection.execute(statement("DELETE FROM worker WHERE owner = :owner"), {"owner": owner})
 
     def forget_workers(self, older_than_seconds: float) -> int:
-        """Remove the processes not seen for that long; how many."""
+        """Remove the processes not seen for that long, or seen that far in the future; how many."""
         sql = statement(_FORGET.format(clock=database_clock(self.database.dialect)))
-        with self.database.write() as connection:
-            return connection.execute(sql, {"seconds": older_than_seconds}).rowcount
+
+        def forget() -> int:
+            with self.database.write() as connection:
+                return connection.execute(sql, {"seconds": older_than_seconds}).rowcount
+
+        return again_after_conflict(forget)
 
 
 def _swept(changes: Sequence[Change]) -> Swept:
@@ -193,6 +215,10 @@ def _swept(changes: Sequence[Change]) -> Swept:
         failed=after.count(State.FAILED),
         cancelled=after.count(State.CANCELLED),
     )
+
+
+def _has_vanished(change: Change) -> bool:
+    return change.before.owner is not None and change.after.state is not change.before.state
 
 
 def _vanished(change: Change) -> tuple[object, ...]:

@@ -46,7 +46,8 @@ class Row:
         return replace(self, state=State.COMMITTING, updated_at=now)
 
     def renewed(self, *, until: float) -> Row:
-        return replace(self, lease_until=max(until, self.lease_until or until))
+        """Until then, even if that is sooner: the clock was set back, and the worker counts from now."""
+        return replace(self, lease_until=until)
 
     def ended(self, state: State, *, now: float, server: str | None = None, reply: str | None = None) -> Row:
         """Final, with the server and reply that ended it (the present ones if none are given)."""

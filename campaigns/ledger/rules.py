@@ -13,7 +13,7 @@ from campaigns.ledger.operations import Claim, CommitPoint, Move, Record, Renew
 from campaigns.ledger.row import Row
 from campaigns.states import FINAL, State, Status
 
-__all__ = ["claim", "commit_point", "move", "record", "renew", "swept"]
+__all__ = ["claim", "commit_point", "move", "record", "renew", "shortened", "swept"]
 
 _HELD = frozenset({State.CLAIMED, State.COMMITTING})
 _RECORDABLE = frozenset({State.SENT, State.FAILED, State.UNCERTAIN, State.PENDING, State.QUEUED})
@@ -61,8 +61,8 @@ def record(row: Row, operation: Record, now: float) -> Row | None:
         raise ValueError("a delivery that is queued needs a server")
     if row.state is operation.to and row.fence == operation.fence and row.state in FINAL:
         return row  # the same report again: a replayed journal, or a commit whose reply was lost
-    if not _may_record(row, operation):
-        return None
+    if operation.fence > row.fence or not _may_record(row, operation):
+        return None  # no row is older than its own attempt: that one was of another database
     return _recorded(row, operation, now)
 
 
@@ -106,6 +106,16 @@ def swept(row: Row, now: float, max_crashes: int) -> Row | None:
     if row.crashes >= max_crashes and row.status is not Status.CANCELLED:
         return row.ended(State.FAILED, now=now, reply=f"{row.crashes} workers vanished while sending it")
     return row.waiting(seconds=0.0, now=now)
+
+
+def shortened(row: Row, now: float, lease_seconds: float) -> Row | None:
+    """A lease that ends later than any could ends as one that is taken now; None if it is none of these.
+
+    The clock was set back. It is not ended at once, for its worker may live, and renews it then.
+    """
+    if row.state not in _HELD or row.lease_until is None or row.lease_until <= now + lease_seconds:
+        return None
+    return row.renewed(until=now + lease_seconds)
 
 
 def _finite(seconds: float) -> float:

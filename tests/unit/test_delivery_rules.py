@@ -91,9 +91,10 @@ def test_an_expired_lease_is_renewed_until_somebody_judged_the_row(state: State)
     assert renewed is not None and renewed.lease_until == NOW + 20
 
 
-def test_a_renewal_never_shortens_a_lease() -> None:
-    renewed = rules.renew(row(State.CLAIMED), Renew(delivery_id=1, fence=FENCE, lease_seconds=1), NOW)
-    assert renewed is not None and renewed.lease_until == NOW + 10
+def test_a_renewal_counts_from_now_whatever_the_clock_said_before() -> None:
+    before = row(State.CLAIMED, lease_until=NOW + 86_400)
+    renewed = rules.renew(before, Renew(delivery_id=1, fence=FENCE, lease_seconds=20), NOW)
+    assert renewed is not None and renewed.lease_until == NOW + 20
 
 
 def test_nobody_renews_under_another_fence_or_what_is_not_held() -> None:
@@ -218,3 +219,11 @@ def test_a_delivery_that_kills_its_workers_fails_as_poison() -> None:
 @pytest.mark.parametrize("state", sorted(set(State) - HELD))
 def test_the_sweep_touches_only_what_is_held(state: State) -> None:
     assert rules.swept(row(state, lease_until=NOW - 1), NOW, 5) is None
+
+
+@pytest.mark.parametrize("state", sorted(HELD))
+def test_a_lease_longer_than_any_is_shortened_and_no_other(state: State) -> None:
+    shortened = rules.shortened(row(state, lease_until=NOW + 20.1), NOW, 20)
+    assert shortened is not None and (shortened.state, shortened.lease_until) == (state, NOW + 20)
+    assert rules.shortened(row(state, lease_until=NOW + 20), NOW, 20) is None
+    assert rules.shortened(row(State.PENDING, lease_until=NOW + 86_400), NOW, 20) is None

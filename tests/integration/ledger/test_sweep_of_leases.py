@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from campaigns.ledger import Ledger, Swept
+from campaigns.ledger import Ledger, Renew, Swept
 from campaigns.states import State, Status
 from tests.crowd import Crowd
 
@@ -122,3 +122,35 @@ def test_workers_report_themselves_and_are_forgotten(ledger: Ledger) -> None:
         connection.exec_driver_sql("UPDATE worker SET seen_at = seen_at - 60")
     assert ledger.live_workers(30) == []
     assert ledger.forget_workers(30) == 1
+
+
+def test_a_worker_of_before_the_clock_was_set_back_is_dead_unless_it_reports_itself(ledger: Ledger) -> None:
+    for owner in ("dead", "living"):
+        ledger.heartbeat(owner, ["primary"], "host", 7, 1.0)
+    with ledger.database.write() as connection:
+        connection.exec_driver_sql(
+            "UPDATE worker SET seen_at = seen_at + 3600, started_at = started_at + 3500"
+        )
+    assert ledger.live_workers(30) == []
+    ledger.heartbeat("living", ["primary"], "host", 7, 1.0)
+    (worker,) = ledger.live_workers(30)
+    assert worker.owner == "living" and worker.started_at <= ledger.now()
+    assert ledger.forget_workers(30) == 1
+
+
+@pytest.mark.parametrize("held", ["claim", "committing"])
+def test_leases_of_before_the_clock_was_set_back_run_out_unless_they_are_renewed(
+    ledger: Ledger, held: str
+) -> None:
+    dead, living = Crowd(ledger), Crowd(ledger)
+    getattr(dead, held)(lease_seconds=20)
+    (claim,) = getattr(living, held)(lease_seconds=20)
+    for crowd in (dead, living):
+        crowd.set("lease_until", ledger.now() + 86_400)
+    assert ledger.sweep_leases(lease_seconds=0.0).pending == 0, "the living get the time to renew"
+    assert living.state() == dead.state() == State({"claim": "claimed"}.get(held, held))
+    assert ledger.apply([Renew(delivery_id=claim.delivery_id, fence=claim.fence, lease_seconds=20)]) == [True]
+    swept = ledger.sweep_leases(lease_seconds=20.0)
+    assert (swept.pending, swept.uncertain) == ((1, 0) if held == "claim" else (0, 1))
+    assert living.row()["lease_until"] > ledger.now()
+    assert len(dead.attempts()) == 1 and living.attempts() == []
