@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, exc
 
@@ -58,6 +57,8 @@ SELECT d.id, r.email, d.state, d.server, d.reply, d.deferrals, d.crashes, d.fenc
  WHERE d.campaign_id = :id AND d.id > :after {where} ORDER BY d.id LIMIT :limit
 """
 _PAGE = 1000
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,51 +151,63 @@ class CampaignSide(LedgerPart):
         What runs already is left as it is.
         """
         wanted = Status.RUNNING if at is None else Status.SCHEDULED
-        with self._locked(name) as (connection, campaign):
+
+        def send(connection: Connection, campaign: CampaignRecord) -> CampaignRecord:
             if campaign.status not in {Status.DRAFT, Status.SCHEDULED, wanted}:
                 raise refuse(campaign, "sent")
             return self._set_status(connection, campaign, wanted, scheduled_at=at)
 
+        return self._locked(self.campaign(name).id, send)
+
     def pause(self, name: str, reason: str | None = None) -> CampaignRecord:
         """Claim nothing more, and write no further dot. Raises TransitionRefused."""
-        with self._locked(name) as (connection, campaign):
+
+        def pause(connection: Connection, campaign: CampaignRecord) -> CampaignRecord:
             return self._set_status(connection, campaign, Status.PAUSED, reason=reason)
+
+        return self._locked(self.campaign(name).id, pause)
 
     def pause_by_policy(self, campaign_id: int, reason: str) -> bool:
         """Pause a running campaign by itself, with the reason; False if it does not run."""
-        with self.database.write() as connection:
-            lock_campaign(connection, campaign_id)
-            campaign = read_campaign(connection, campaign_id=campaign_id)
+
+        def pause(connection: Connection, campaign: CampaignRecord) -> bool:
             if campaign.status is not Status.RUNNING:
                 return False
             self._set_status(connection, campaign, Status.PAUSED, reason=reason)
             return True
+
+        return self._locked(campaign_id, pause)
 
     def resume(self, name: str) -> CampaignRecord:
         """Go on; before its scheduled time a campaign waits for that again. Raises TransitionRefused.
 
         Publish `queued_of` afterwards: paused claims swallowed messages.
         """
-        with self._locked(name) as (connection, campaign):
+
+        def resume(connection: Connection, campaign: CampaignRecord) -> CampaignRecord:
             if campaign.status not in {Status.PAUSED, Status.RUNNING}:
                 raise refuse(campaign, "resumed")
             early = campaign.started_at is None and (campaign.scheduled_at or 0) > self._clock(connection)
             wanted = Status.SCHEDULED if early and campaign.status is Status.PAUSED else Status.RUNNING
             return self._set_status(connection, campaign, wanted)
 
+        return self._locked(self.campaign(name).id, resume)
+
     def cancel(self, name: str) -> int:
         """Send nothing more that is not past its commit point; how many were cancelled by this call.
 
         The status first, then the rows in chunks; called again, it goes on where it was interrupted.
         """
-        with self._locked(name) as (connection, campaign):
-            self._set_status(connection, campaign, Status.CANCELLED)
+
+        def stop(connection: Connection, campaign: CampaignRecord) -> CampaignRecord:
+            return self._set_status(connection, campaign, Status.CANCELLED)
 
         def cancel(row: Row, now: float) -> Row | None:
             if row.state not in {State.PENDING, State.QUEUED, State.CLAIMED}:
                 return None
             return row.ended(State.CANCELLED, now=now)
 
+        campaign = self._locked(self.campaign(name).id, stop)
         sources = [_IN_STATE.format(state="pending"), _IN_STATE.format(state="queued"), _HELD_OF]
         return sum(len(changes) for sql in sources for changes in self._in_chunks(campaign.id, sql, cancel))
 
@@ -267,11 +280,15 @@ class CampaignSide(LedgerPart):
             found = connection.execute(statement(sql), {"id": campaign_id, "after": after, "limit": _PAGE})
             return [DeliveryRecord(**{**row._mapping, "state": State(row.state)}) for row in found]
 
-    @contextmanager
-    def _locked(self, name: str) -> Iterator[tuple[Connection, CampaignRecord]]:
-        with self.database.write() as connection:
-            lock_campaign(connection, read_campaign(connection, name).id)
-            yield connection, read_campaign(connection, name)
+    def _locked(self, campaign_id: int, step: Callable[[Connection, CampaignRecord], Value]) -> Value:
+        """One step with the campaign locked, from the start again if it lost a race."""
+
+        def transaction() -> Value:
+            with self.database.write() as connection:
+                lock_campaign(connection, campaign_id)
+                return step(connection, read_campaign(connection, campaign_id=campaign_id))
+
+        return again_after_conflict(transaction)
 
     def _set_status(
         self,

@@ -74,14 +74,16 @@ def lock_campaign(connection: Connection, campaign_id: int, *, exclusive: bool =
     `exclusive` waits for the batches in flight that change its deliveries, and keeps new ones out: after
     the commit, nothing that read the old status is still on its way. On SQLite the write transaction
     is that lock already.
+
+    The order is the same everywhere, or two would wait for each other: the advisory lock, the campaign's
+    row, its deliveries; and of several campaigns the lowest id first.
     """
     if connection.dialect.name != "postgresql":
         return
-    if exclusive:
-        connection.execute(
-            statement(f"SELECT pg_advisory_xact_lock({CAMPAIGN_LOCK}, CAST(:id AS integer))"),
-            {"id": campaign_id},
-        )
+    lock = "pg_advisory_xact_lock" if exclusive else "pg_advisory_xact_lock_shared"
+    connection.execute(
+        statement(f"SELECT {lock}({CAMPAIGN_LOCK}, CAST(:id AS integer))"), {"id": campaign_id}
+    )
     connection.execute(
         statement("SELECT id FROM campaign WHERE id = :id FOR NO KEY UPDATE"), {"id": campaign_id}
     )
