@@ -11,6 +11,9 @@ FIRST_COOL_DOWN_SECONDS = 2.0
 LONGEST_COOL_DOWN_SECONDS = 60.0
 CALM_SECONDS = 60.0
 """A breaker that opens again within this time of closing goes on doubling its cool-down."""
+JITTER = 0.2
+MOST_AHEAD_SECONDS = LONGEST_COOL_DOWN_SECONDS * (1 + JITTER)
+"""No cool-down ends further in the future; one that seems to was begun before the clock was set back."""
 
 
 class BreakerState(StrEnum):
@@ -37,13 +40,24 @@ class Breaker:
     open_until: float = 0.0
     probe: str = ""
     probe_until: float = 0.0
+    full_from: float = 0.0
     full_until: float = 0.0
+
+    def is_full(self, now: float) -> bool:
+        """Not before it became so either: a clock that was set back does not prolong it."""
+        return self.full_from <= now < self.full_until
+
+    def filled(self, now: float, *, until: float) -> "Breaker":
+        """Full until then; an earlier time never shortens a later one."""
+        until = max(self.full_until, until) if self.is_full(now) else until
+        return replace(self, full_from=now, full_until=until)
 
     def at(self, now: float) -> "Breaker":
         """What it has become by the passing of time: an open one whose cool-down is over is half-open."""
-        if self.state is not BreakerState.OPEN or self.open_until > now:
+        if self.state is not BreakerState.OPEN or 0 < self.open_until - now <= MOST_AHEAD_SECONDS:
             return self
-        return replace(self, state=BreakerState.HALF_OPEN, since=self.open_until, reason="cool-down is over")
+        since = min(self.open_until, now)
+        return replace(self, state=BreakerState.HALF_OPEN, since=since, reason="cool-down is over")
 
     def after_fault(
         self, now: float, *, reason: str, random: float, after_success: bool = False
@@ -61,7 +75,7 @@ class Breaker:
         return present.opened(now, reason=reason, faults=faults, random=random)
 
     def opened(self, now: float, *, reason: str, faults: int, random: float) -> "Breaker":
-        was_calm = self.state is BreakerState.CLOSED and now - self.since >= CALM_SECONDS
+        was_calm = self.state is BreakerState.CLOSED and not 0 <= now - self.since < CALM_SECONDS
         openings = 1 if was_calm else self.openings + 1
         return replace(
             self,
@@ -93,9 +107,13 @@ class Breaker:
         )
 
     def probed(self, now: float, *, token: str, seconds: float) -> "Breaker | None":
-        """Half-open, `token` being the one mail that may pass until it expires; None if there is another."""
+        """Half-open, `token` being the one mail that may pass until it expires; None if there is another.
+
+        `seconds` is the same for all who ask: a probe that seems to last longer is of before a clock step.
+        """
         present = self.at(now)
-        if present.state is not BreakerState.HALF_OPEN or present.probe_until > now:
+        under_way = 0 < present.probe_until - now <= seconds
+        if present.state is not BreakerState.HALF_OPEN or under_way:
             return None
         return replace(present, probe=token, probe_until=now + seconds)
 
@@ -119,4 +137,4 @@ class Breaker:
 def cool_down_seconds(openings: int, random: float) -> float:
     """2, 4, 8 ... 60 seconds, each up to a fifth shorter or longer, so that nothing returns in step."""
     doubled = FIRST_COOL_DOWN_SECONDS * 2.0 ** min(openings - 1, 30)
-    return min(doubled, LONGEST_COOL_DOWN_SECONDS) * (0.8 + 0.4 * random)
+    return min(doubled, LONGEST_COOL_DOWN_SECONDS) * (1 + JITTER * (2 * random - 1))

@@ -6,7 +6,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import redis
@@ -44,7 +44,10 @@ return 1
 
 @dataclass(frozen=True, kw_only=True)
 class ServerHealth:
-    """One server at one moment. Times are epoch seconds; `full_until` is None when it is not full."""
+    """One server at one moment. Times are epoch seconds by the board's clock, which is not the database's:
+    compare them with nothing. `is_full` and `rest_seconds`, until the cool-down and the fullness are over,
+    hold at that moment. `full_until` is None when it is not full.
+    """
 
     name: str
     state: BreakerState
@@ -53,6 +56,11 @@ class ServerHealth:
     open_until: float | None
     consecutive_faults: int
     full_until: float | None = None
+    rest_seconds: float = 0.0
+
+    @property
+    def is_full(self) -> bool:
+        return self.full_until is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,13 +180,13 @@ class HealthBoard:
         """The server takes no more until then (epoch seconds). An earlier time never shortens a later one."""
         with self._lock:
             self._seen_well.pop(server, None)
-        self._change(server, lambda breaker, now: replace(breaker, full_until=max(breaker.full_until, until)))
+        self._change(server, lambda breaker, now: breaker.filled(now, until=until))
 
     def set_full_for(self, server: str, seconds: float) -> None:
         """The same for a time from now, by the board's own clock."""
-        self._change(
-            server, lambda breaker, now: replace(breaker, full_until=max(breaker.full_until, now + seconds))
-        )
+        with self._lock:
+            self._seen_well.pop(server, None)
+        self._change(server, lambda breaker, now: breaker.filled(now, until=now + seconds))
 
     def forget(self) -> None:
         """Close every breaker, as a flushed Redis would."""
@@ -278,12 +286,15 @@ def changed(server: str, before: Breaker, after: Breaker) -> Change | None:
 
 
 def health(name: str, breaker: Breaker, now: float) -> ServerHealth:
+    open_until = breaker.open_until if breaker.state is BreakerState.OPEN else None
+    full_until = breaker.full_until if breaker.is_full(now) else None
     return ServerHealth(
         name=name,
         state=breaker.state,
         since=breaker.since,
         reason=breaker.reason,
-        open_until=breaker.open_until if breaker.state is BreakerState.OPEN else None,
+        open_until=open_until,
         consecutive_faults=breaker.faults,
-        full_until=breaker.full_until if breaker.full_until > now else None,
+        full_until=full_until,
+        rest_seconds=max(0.0, (open_until or now) - now, (full_until or now) - now),
     )

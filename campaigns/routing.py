@@ -22,7 +22,7 @@ class Condition(Protocol):
     @property
     def state(self) -> str: ...
     @property
-    def full_until(self) -> float | None: ...
+    def is_full(self) -> bool: ...
 
 
 class Blocked(Protocol):
@@ -63,7 +63,7 @@ def usable(  # noqa: PLR0913 - everything that has a say, each by its name
     Empty: the mail waits. Servers that no worker reads count only while none of the route is read.
     """
     able = [server for server in allowed(route, blocks, sender, domain, now) if server.name != without]
-    able = [server for server in read(able, readers) if is_well(health.get(server.name), now)]
+    able = [server for server in read(able, readers) if is_well(health.get(server.name))]
     hot = [server for server in able if server.weight > 0]
     return tuple(server.name for server in hot or able)
 
@@ -94,11 +94,8 @@ def read(servers: Sequence[Routed], readers: Collection[str]) -> Sequence[Routed
     return with_readers or servers
 
 
-def is_well(condition: Condition | None, now: float) -> bool:
-    if condition is None:
-        return True
-    full = condition.full_until is not None and condition.full_until > now
-    return condition.state == "closed" and not full
+def is_well(condition: Condition | None, _now: float | None = None) -> bool:
+    return condition is None or (condition.state == "closed" and not condition.is_full)
 
 
 def state_of(condition: Condition | None) -> str:

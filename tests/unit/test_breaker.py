@@ -71,6 +71,25 @@ def test_a_success_closes_it_and_a_fault_opens_it_for_twice_as_long() -> None:
     assert (again.state, again.open_until, again.probe) == (BreakerState.OPEN, NOW + 7, "")
 
 
+@pytest.mark.parametrize("step_back", [73.0, 3600.0, 86_400.0])
+def test_a_clock_that_was_set_back_does_not_prolong_anything(step_back: float) -> None:
+    opened = faulted(Breaker(), 3)
+    back = NOW - step_back
+    assert (opened.at(back).state, opened.at(back).since) == (BreakerState.HALF_OPEN, back)
+    probed = opened.probed(NOW + 2, token="a", seconds=20)
+    assert probed is not None and probed.probed(back, token="b", seconds=20) is not None
+    assert faulted(probed.after_success(NOW + 3), 3, back).open_until == back + 2, (
+        "it was calm for all we know"
+    )
+    full = Breaker().filled(NOW, until=NOW + 600)
+    assert full.is_full(NOW) and not full.is_full(back)
+    assert full.filled(back, until=back + 10).full_until == back + 10
+
+
+def test_a_small_step_back_keeps_the_cool_down() -> None:
+    assert faulted(Breaker(), 3).at(NOW - 1).state is BreakerState.OPEN
+
+
 def test_cool_downs_double_to_a_minute() -> None:
     assert [cool_down_seconds(n, MIDDLE) for n in range(1, 9)] == [2, 4, 8, 16, 32, 60, 60, 60]
 

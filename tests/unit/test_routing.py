@@ -26,7 +26,7 @@ class Server:
 @dataclass(frozen=True)
 class Health:
     state: str = "closed"
-    full_until: float | None = None
+    is_full: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,9 @@ def test_a_cold_server_takes_mail_only_while_no_hot_one_can() -> None:
     assert usable_now({"primary": ILL, "secondary": ILL}) == ("cold",)
 
 
-@pytest.mark.parametrize("health", [ILL, HALF, Health("closed", NOW + 1)])
+@pytest.mark.parametrize("health", [ILL, HALF, Health("closed", True)])
 def test_an_ill_or_full_server_takes_no_mail(health: Health) -> None:
     assert usable_now({"primary": health}) == ("secondary",)
-
-
-def test_a_server_is_full_only_until_it_is_not() -> None:
-    assert usable_now({"primary": Health("closed", NOW)}) == ("primary", "secondary")
 
 
 def test_with_every_server_ill_the_mail_waits() -> None:

@@ -13,6 +13,7 @@ import redis
 from campaigns.breaker import BreakerState
 from campaigns.health import HealthBoard
 from campaigns.local.broker import EmbeddedBroker
+from campaigns.routing import is_well
 
 START = 1_700_000_000.0
 
@@ -148,6 +149,23 @@ def test_a_full_server_is_full_until_its_time_and_an_earlier_time_does_not_short
     assert state(board) == "closed"
     clock.pass_seconds(60)
     assert board.snapshot()["primary"].full_until is None
+
+
+def test_how_long_a_server_rests_is_told_by_the_boards_own_clock(state_url: str | None) -> None:
+    clock = Clock()
+    clock.now = 1_000.0  # decades from every other clock
+    board = a_board(state_url, clock)
+    board.set_full_for("primary", 60)
+    clock.pass_seconds(20)
+    full = board.snapshot()["primary"]
+    assert (full.is_full, full.rest_seconds) == (True, 40)
+    assert not is_well(full)
+    clock.pass_seconds(40)
+    rested = board.snapshot()["primary"]
+    assert (rested.is_full, rested.rest_seconds) == (False, 0)
+    assert is_well(rested)
+    opened(board)
+    assert board.snapshot()["primary"].rest_seconds == 2
 
 
 def test_what_one_process_sees_all_know(url: str) -> None:
