@@ -77,6 +77,16 @@ local now = time[1] .. '.' .. string.format('%06d', time[2])
 for _, tag in ipairs(ARGV) do redis.call('ZADD', KEYS[1], 'XX', now, tag) end
 """
 
+# No renewal lies in the future, unless the server's clock was set back: it counts as one of now. The living
+# renew theirs again, and the dead are overdue one visibility timeout later, not when the clock has caught up.
+_PULL_BACK = """
+local time = redis.call('TIME')
+local now = time[1] .. '.' .. string.format('%06d', time[2])
+for _, tag in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf')) do
+  redis.call('ZADD', KEYS[1], now, tag)
+end
+"""
+
 # Whoever removes it from `unacked` puts it back: two workers that restore the same message make one of it.
 _RESTORE = """
 for i = 3, #KEYS do
@@ -176,6 +186,7 @@ class QoS(_StockQoS):  # type: ignore[misc]  # see above
         client = self.channel.bulk_client
         try:
             with stock.Mutex(client, self.unacked_mutex_key, self.unacked_mutex_expire):
+                self.channel.pull_back_script(keys=[self.unacked_index_key])
                 seconds, microseconds = client.time()
                 latest = seconds + microseconds / 1e6 - self.visibility_timeout
                 while tags := client.zrangebyscore(
@@ -214,6 +225,7 @@ class Channel(_StockChannel):  # type: ignore[misc]  # see above
         self.bulk_client = self._create_client()
         self._take_script = self.bulk_client.register_script(_TAKE)
         self.renew_script = self.bulk_client.register_script(_RENEW)
+        self.pull_back_script = self.bulk_client.register_script(_PULL_BACK)
         self.restore_script = self.bulk_client.register_script(_RESTORE)
 
     def restored(self, value: bytes) -> tuple[str, str] | None:

@@ -298,3 +298,33 @@ def test_a_full_broker_gives_what_it_has(app, worker, notes, client):
     wait_until(lambda: set(notes.of("ended")) == set(range(1, 15)))
     process.wait_for_log("refused to note what a worker holds")
     wait_until(lambda: is_empty(client) and waiting_count(app, "primary") == 0)
+
+
+def test_a_dead_workers_messages_come_back_although_the_brokers_clock_was_set_back(
+    app, worker, notes, client
+):
+    publish(app, 3, campaign_name="stuck")
+    first = worker(name="first", visibility="2")
+    wait_until(lambda: client.hlen("unacked") == 3 and len(notes.of("began")) == 3)
+    first.kill()
+    for tag in client.zrange("unacked_index", 0, -1):
+        client.zadd("unacked_index", {tag: time.time() + 86_400})
+    worker(name="second", visibility="2")
+    wait_until(lambda: len(notes.of("began")) == 6)
+
+
+def test_a_living_worker_keeps_its_messages_when_the_brokers_clock_is_set_back(app, worker, notes, client):
+    publish(app, 3, campaign_name="stuck")
+    worker(name="first", visibility="3")
+    wait_until(lambda: len(notes.of("began")) == 3)
+    worker(name="second", visibility="3")
+    for tag in client.zrange("unacked_index", 0, -1):
+        client.zadd("unacked_index", {tag: time.time() + 86_400})
+    wait_until(
+        lambda: (
+            max(score for _, score in client.zrange("unacked_index", 0, -1, withscores=True))
+            < time.time() + 60
+        )
+    )
+    time.sleep(4)  # longer than the visibility timeout
+    assert len(notes.of("began")) == 3
