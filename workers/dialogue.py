@@ -107,14 +107,30 @@ class Dialogue(asyncio.Protocol):
     async def reply(self, seconds: float) -> RawReply | Fault:
         """The next whole reply within `seconds`; GARBAGE, OVERSIZED, CLOSED or TIMEOUT otherwise."""
         deadline = self._loop.time() + seconds
+        in_time = True
         while True:
             said = self._reader.take()
             if said is not None:
                 return said
             if self._ended:
                 return Fault.CLOSED
-            if not await self._event(deadline):
+            if not in_time:
                 return Fault.TIMEOUT
+            in_time = await self._event(deadline)
+            if not in_time:
+                await self._read_arrived()
+
+    async def arrived(self) -> RawReply | Fault | None:
+        """The next whole reply if it has arrived already."""
+        await self._read_arrived()
+        return self._reader.take()
+
+    async def _read_arrived(self) -> None:
+        """A process that was stopped, or very busy, finds its deadline passed and the reply in the kernel."""
+        for _ in range(_PEEK_ROUNDS):
+            if not self.has_unread:
+                return
+            await asyncio.sleep(0)
 
     async def write_body(self, body: bytes, seconds: float) -> Fault | None:
         """Write all of it and wait until it is on the wire. None also when the server interrupted: look.

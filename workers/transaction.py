@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 from campaigns.reply import Fault, Phase, Reply, SmtpResult, Stop
@@ -192,7 +193,7 @@ class Transaction:
         """
         on_dot()
         self._dialogue.write(b".\r\n")
-        said = await self._dialogue.reply(self._deadlines.dot_seconds)
+        said = await self._reply_to_dot()
         if isinstance(said, RawReply) and said.code // 100 != 3:
             if said.code == _CLOSING:
                 self._dialogue.close()
@@ -200,6 +201,18 @@ class Transaction:
         self._dialogue.abort()
         fault = said if isinstance(said, Fault) else Fault.GARBAGE
         return _failed(Phase.DOT, fault, dot_sent=True)
+
+    async def _reply_to_dot(self) -> RawReply | Fault:
+        """Who is cancelled with the reply there already has the reply: it must be recorded, not forgotten."""
+        try:
+            return await self._dialogue.reply(self._deadlines.dot_seconds)
+        except asyncio.CancelledError:
+            said = await self._dialogue.arrived()
+            task = asyncio.current_task()
+            if task is None or not isinstance(said, RawReply):
+                raise
+            task.uncancel()
+            return said
 
 
 def _is_hang_up(said: RawReply | Fault) -> bool:
