@@ -1,7 +1,9 @@
 """Leases: this process's own opinion is never later than the database's."""
 
+import asyncio
 from collections.abc import Sequence
 
+from campaigns.errors import DatabaseUnavailable
 from campaigns.ledger import Renew
 from workers.leases import LeaseKeeper
 
@@ -67,6 +69,30 @@ async def test_all_that_is_held_is_renewed_in_one_call() -> None:
     keeper.let_go(leases[0])
     await keeper.renew_all()
     assert calls == [50, 49]
+
+
+async def test_leases_are_renewed_every_third_of_their_length_whatever_happens() -> None:
+    calls = 0
+
+    async def renew(operations: Sequence[Renew]) -> list[object]:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise DatabaseUnavailable("gone")
+        if calls == 2:
+            raise ValueError("a surprise")
+        renewed.set()
+        return [True] * len(operations)
+
+    renewed = asyncio.Event()
+    keeper = LeaseKeeper(renew, lease_seconds=0.3)
+    lease = keeper.hold(1, 1, asked_at=keeper.now())
+    before = lease.valid_until
+    loop = asyncio.create_task(keeper.run())
+    await asyncio.wait_for(renewed.wait(), 10)
+    await asyncio.sleep(0)
+    loop.cancel()
+    assert lease.valid_until > before
 
 
 async def _all_renewed(operations: Sequence[Renew]) -> list[object]:

@@ -1,0 +1,181 @@
+"""The sweep, step by step, on a real ledger (both kinds) and a real Valkey; no workers, no waiting."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import redis
+
+from campaigns.broker_queue import waiting_deliveries
+from campaigns.client import Client
+from campaigns.fleet import Fleet
+from campaigns.health import HealthBoard
+from campaigns.ledger import Ledger
+from campaigns.local.broker import EmbeddedBroker
+from campaigns.publishing import publish_deliveries
+from campaigns.queues import create_app
+from campaigns.settings import Settings, load_settings
+from campaigns.states import State, Status
+from campaigns.sweep import Sweeper
+from tests.crowd import Crowd
+
+CONFIGURATION = """
+database = "{database}"
+broker = "embedded"
+[[servers]]
+name = "primary"
+url = "smtp://127.0.0.1:1"
+tls = "none"
+[[servers]]
+name = "secondary"
+url = "smtp://127.0.0.1:2"
+tls = "none"
+"""
+
+
+@dataclass(kw_only=True)
+class Bench:
+    settings: Settings
+    ledger: Ledger
+    fleet: Fleet
+    sweeper: Sweeper
+    now: list[float]
+
+    def waiting(self, server: str) -> set[int]:
+        return waiting_deliveries(self.settings.broker_url, server) or set()
+
+    def break_primary(self) -> None:
+        for _ in range(3):
+            self.fleet.board.fault("primary", "for the test")
+
+
+@pytest.fixture
+def bench(ledger: Ledger, database_url: str, tmp_path: Path) -> Iterator[Bench]:
+    file = tmp_path / "campaigns.toml"
+    file.write_text(CONFIGURATION.format(database=database_url))
+    settings = load_settings(file, {})
+    broker = EmbeddedBroker.of(settings)
+    broker.start()
+    now = [1_000.0]
+    fleet = Fleet(settings, ledger, HealthBoard(settings.state_url), monotonic=lambda: now[0])
+    sweeper = Sweeper(ledger, create_app(settings), settings, fleet, monotonic=lambda: now[0])
+    yield Bench(settings=settings, ledger=ledger, fleet=fleet, sweeper=sweeper, now=now)
+    fleet.board.close()
+    broker.kill()
+
+
+def publish_all(bench: Bench, crowd: Crowd) -> None:
+    publish_deliveries(create_app(bench.settings), bench.ledger.queued_of(crowd.campaign_id))
+
+
+def test_a_full_queue_of_an_open_server_moves_to_the_other(bench: Bench) -> None:
+    crowd = Crowd(bench.ledger, 600)
+    crowd.queue("primary")
+    bench.break_primary()
+    bench.sweeper.run_once()
+    assert bench.ledger.queued_counts() == {"secondary": 600}
+    assert bench.waiting("secondary") == set(crowd.ids)
+    assert bench.ledger.counts(crowd.name).servers["primary"].rerouted == 600
+
+
+def test_what_waits_for_a_healthy_server_stays(bench: Bench) -> None:
+    crowd = Crowd(bench.ledger, 20)
+    crowd.queue("primary")
+    publish_all(bench, crowd)
+    bench.sweeper.run_once()
+    assert bench.ledger.queued_counts() == {"primary": 20}
+
+
+def test_mail_for_a_server_that_was_taken_out_of_the_configuration_moves(bench: Bench) -> None:
+    crowd = Crowd(bench.ledger, 20)
+    crowd.queue("retired")
+    bench.sweeper.run_once()
+    counts = bench.ledger.queued_counts()
+    assert "retired" not in counts
+    assert sum(counts.values()) == 20
+
+
+def test_a_server_that_another_worker_still_reads_is_not_gone(bench: Bench) -> None:
+    crowd = Crowd(bench.ledger, 20)
+    crowd.queue("renamed")
+    bench.ledger.heartbeat("old-worker", ["renamed"], host="here", pid=1, sent_per_second=0.0)
+    bench.fleet.refresh_soon()
+    bench.sweeper.run_once()  # sees the worker
+    bench.sweeper.run_once()
+    assert bench.ledger.queued_counts().get("renamed", 0) == 20
+
+
+def test_only_what_the_broker_lost_is_published_again(bench: Bench) -> None:
+    crowd = Crowd(bench.ledger, 10)
+    crowd.queue("primary")
+    crowd.set("queued_at", 1.0)
+    kept = bench.ledger.queued_of(crowd.campaign_id)[:6]
+    app = create_app(bench.settings)
+    publish_deliveries(app, kept)
+    bench.sweeper.run_once()
+    with redis.Redis(unix_socket_path=str(bench.settings.broker_socket)) as client:
+        messages = sum(client.llen(key) for key in client.scan_iter("smtp.primary*"))
+    assert messages == 10, "six that were there, four again"
+    assert bench.waiting("primary") == set(crowd.ids)
+
+
+def test_what_was_published_again_has_its_time_again(bench: Bench) -> None:
+    crowd = Crowd(bench.ledger, 10)
+    crowd.queue("primary")
+    crowd.set("queued_at", 1.0)
+    bench.sweeper.run_once()
+    with redis.Redis(unix_socket_path=str(bench.settings.broker_socket)) as client:
+        client.flushall()
+        bench.sweeper.run_once()
+        assert client.dbsize() == 0, "nothing is published twice within its patience"
+
+
+def test_a_flush_is_noticed_long_before_the_usual_patience_ends(bench: Bench) -> None:
+    crowd = Crowd(bench.ledger, 10)
+    crowd.queue("primary")
+    crowd.set("queued_at", bench.ledger.now() - 5)
+    bench.sweeper.run_once()
+    assert bench.waiting("primary") == set(crowd.ids)
+
+
+def test_after_an_outage_nobodys_lease_is_judged_for_a_while(bench: Bench) -> None:
+    crowd = Crowd(bench.ledger)
+    crowd.queue("primary")
+    crowd.claim()
+    crowd.set("lease_until", 1.0)
+    bench.sweeper.hold_judgement(20.0)
+    bench.now[0] += 19.0
+    bench.sweeper.run_once()
+    assert crowd.state() is State.CLAIMED
+    bench.now[0] += 2.0
+    bench.sweeper.run_once()
+    assert crowd.state() is State.PENDING
+
+
+def test_a_campaign_is_finished_although_the_broker_is_away(bench: Bench) -> None:
+    crowd = Crowd(bench.ledger)
+    crowd.queue("primary")
+    (claim,) = crowd.claim()
+    crowd.commit([claim])
+    crowd.report(claim, State.SENT)
+    other = Crowd(bench.ledger, 5)
+    other.queue("primary")
+    EmbeddedBroker.of(bench.settings)
+    with redis.Redis(unix_socket_path=str(bench.settings.broker_socket)) as client:
+        client.shutdown(nosave=True)
+    bench.sweeper.run_once()
+    assert bench.ledger.counts(crowd.name).status is Status.FINISHED
+    assert [event.to_state for event in bench.ledger.events(campaign=crowd.name)][-1] == "finished"
+
+
+def test_resuming_a_campaign_publishes_what_its_pause_swallowed(bench: Bench) -> None:
+    crowd = Crowd(bench.ledger, 10)
+    crowd.queue("primary")
+    client = Client(bench.settings)
+    campaign = client.campaign(crowd.name)
+    campaign.pause()
+    assert bench.waiting("primary") == set(), "workers took the messages, and claimed nothing"
+    campaign.resume()
+    assert bench.waiting("primary") == set(crowd.ids)
+    client.close()
