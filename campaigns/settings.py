@@ -78,7 +78,6 @@ class Delivery(BaseModel):
     )
     shutdown_seconds: Annotated[float, _seconds(3600)] = 30.0
     max_crashes: Annotated[int, whole_number(1, 1000)] = 5
-    max_deferrals: Annotated[int, whole_number(1, 1000)] | None = None
 
 
 class Settings(BaseModel):

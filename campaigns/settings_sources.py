@@ -31,7 +31,7 @@ SERVER_KEYS = (
 )
 DELIVERY_KEYS = (
     *("on_uncertain", "lease_seconds", "connect_seconds", "command_seconds", "body_seconds", "dot_seconds"),
-    *("retry_after", "give_up_after", "shutdown_seconds", "max_crashes", "max_deferrals"),
+    *("retry_after", "give_up_after", "shutdown_seconds", "max_crashes"),
 )
 KeyPath = tuple[str | int, ...]
 
