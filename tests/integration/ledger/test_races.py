@@ -57,7 +57,9 @@ def test_nothing_passes_its_commit_point_after_a_pause_has_returned(ledger: Ledg
     late: list[bool] = []
 
     def commit() -> None:
-        for claim in claims:
+        for number, claim in enumerate(claims):
+            if number == 40:  # so that some are left that come too late
+                assert paused.wait(60)
             was_paused = paused.is_set()
             passed = ledger.apply([CommitPoint(delivery_id=claim.delivery_id, fence=claim.fence)]) == [True]
             if was_paused:
@@ -70,7 +72,7 @@ def test_nothing_passes_its_commit_point_after_a_pause_has_returned(ledger: Ledg
         paused.set()
 
     together(commit, pause)
-    assert late and not any(late)
+    assert len(late) >= 40 and not any(late)
 
 
 def test_a_cancel_strands_nobody_who_is_on_the_way_back(ledger: Ledger) -> None:
@@ -123,9 +125,12 @@ def test_counters_of_many_writers_add_up(ledger: Ledger) -> None:
 
 def test_who_is_added_while_a_campaign_is_cancelled_is_cancelled_or_refused(ledger: Ledger) -> None:
     crowd = Crowd(ledger, 10)
+    cancelled = threading.Event()
 
     def add() -> None:
         for start in range(100, 2000, 50):
+            if start == 1000:  # so that some are left that come too late
+                assert cancelled.wait(60)
             try:
                 ledger.add_recipients(crowd.campaign_id, new_recipients(50, start=start))
             except TransitionRefused:
@@ -135,10 +140,11 @@ def test_who_is_added_while_a_campaign_is_cancelled_is_cancelled_or_refused(ledg
         while ledger.counts(crowd.name).total < 200:
             pass
         ledger.cancel(crowd.name)
+        cancelled.set()
 
     together(add, cancel)
     counts = crowd.counts()
-    assert counts.alive == 0 and counts.states[State.CANCELLED] == counts.total < 1900
+    assert counts.alive == 0 and counts.states[State.CANCELLED] == counts.total <= 910
 
 
 def test_nobody_is_added_to_a_campaign_that_just_finished(ledger: Ledger) -> None:
