@@ -24,6 +24,7 @@ from campaigns.server import password_variable
 logger = logging.getLogger(__name__)
 
 PREFIX = "CAMPAIGNS_"
+_PASSWORD_PREFIX = password_variable("")
 TOP_KEYS = ("database", "broker", "state", "servers", "delivery", "streams")
 SERVER_KEYS = (
     *("name", "url", "tls", "username", "password_file", "weight", "connections", "rate", "ca_file"),
@@ -87,6 +88,7 @@ def read_sources(config: Path | None, environ: Mapping[str, str]) -> Sources:
     _apply_environment(sources, environ)
     _refuse_unknown_keys(sources)
     _read_server_files(sources, environ)
+    _warn_of_idle_passwords(sources, environ)
     return sources
 
 
@@ -94,7 +96,8 @@ def add_validation_errors(sources: Sources, error: ValidationError) -> None:
     """Pydantic's errors in our words; never the value itself where it could be a secret."""
     for item in error.errors(include_url=False, include_context=True):
         path = tuple(part for part in item["loc"] if not str(part).startswith("function-"))
-        sources.mistake(path, _sentence(item["type"], item["msg"], item.get("input"), item.get("ctx", {})))
+        context = {"given": item.get("input"), **item.get("ctx", {})}
+        sources.mistake(path, _sentence(path, item["type"], item["msg"], context))
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
@@ -104,14 +107,26 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     return f'did you mean "{close[0]}"?' if close else "allowed: " + ", ".join(names)
 
 
-def _sentence(kind: str, message: str, given: object, context: Mapping[str, Any]) -> str:
+def _sentence(path: KeyPath, kind: str, message: str, context: Mapping[str, Any]) -> str:
     if kind == "missing":
         return "is missing"
     if kind == "literal_error":
-        return f"{given!r} is not allowed; allowed: {context['expected']}"
+        return f"{context['given']!r} is not allowed; allowed: {context['expected']}"
     if kind == "value_error":
         return message.removeprefix("Value error, ")
-    return message[:1].lower() + message[1:]
+    return _FORMS.get((str(path[0]), len(path)), _TEXT_FORM) if path else message
+
+
+_TEXT_FORM = 'must be a text in quotes, such as "..."'
+_FORMS = {
+    ("servers", 1): "must be tables: one [[servers]] for each server, with name and url",
+    ("servers", 2): "must be a table: [[servers]], with name and url",
+    ("delivery", 1): "must be a table: [delivery], with keys such as lease_seconds",
+    ("streams", 1): 'must be a table: [streams], with lines such as promotional = ["primary", "secondary"]',
+    ("streams", 2): 'must be a list of servers, such as ["primary", "secondary"]',
+    ("streams", 3): 'must be the name of a server, such as "primary"',
+}
+"""What is allowed where the very type is wrong, by the first key and the depth."""
 
 
 def _configures(environ: Mapping[str, str]) -> bool:
@@ -132,7 +147,7 @@ def _read_toml(file: Path) -> dict[str, Any]:
 def _apply_environment(sources: Sources, environ: Mapping[str, str]) -> None:
     for variable in sorted(environ):
         value = environ[variable]
-        if not variable.startswith(PREFIX) or not value or variable.startswith(("CAMPAIGNS_PASSWORD_",)):
+        if not variable.startswith(PREFIX) or not value or variable.startswith(_PASSWORD_PREFIX):
             continue
         path = variable.removeprefix(PREFIX).lower().split("__")
         if path[0] in TOP_KEYS:
@@ -216,6 +231,18 @@ def _read_server_files(sources: Sources, environ: Mapping[str, str]) -> None:
                 sources.mistake(("servers", index, "username"), "is missing, and there is a password_file")
         if password:
             table["password"] = password
+
+
+def _warn_of_idle_passwords(sources: Sources, environ: Mapping[str, str]) -> None:
+    """A password for a server that there is not is a typing mistake, or one that was forgotten."""
+    names = [str(table.get("name", "")) for _, table in _server_tables(sources)]
+    for variable in sorted(environ):
+        is_password = variable.startswith(_PASSWORD_PREFIX) and bool(environ[variable])
+        if is_password and variable not in map(password_variable, names):
+            logger.warning(
+                "a password for a server that is not configured",
+                extra={"variable": variable, "configured": " ".join(names)},
+            )
 
 
 def _read_password(sources: Sources, index: int, file: Path) -> str:

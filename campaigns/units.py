@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
-_RATE = re.compile(r"(\d+)\s*/\s*([smh])")
+_RATE = re.compile(r"([0-9]{1,15})\s*/\s*([smh])")
+_HIGHEST_PER_SECOND = 1_000_000
 
 DURATION_FORM = 'a duration such as "90s", "5m", "1h" or "2d"'
 RATE_FORM = 'a rate such as "200/s", "600/m" or "1000/h"'
@@ -26,7 +27,10 @@ class Rate:
         match = _RATE.fullmatch(text.strip())
         if match is None or int(match[1]) < 1:
             raise ValueError(f"{text!r} is not {RATE_FORM}")
-        return cls(count=int(match[1]), period_seconds=_SECONDS[match[2]])
+        rate = cls(count=int(match[1]), period_seconds=_SECONDS[match[2]])
+        if rate.per_second > _HIGHEST_PER_SECOND:
+            raise ValueError(f"{text!r} is more than {_HIGHEST_PER_SECOND:,} mails a second")
+        return rate
 
     @property
     def per_second(self) -> float:

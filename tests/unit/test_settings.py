@@ -185,7 +185,7 @@ def test_a_password_file_is_read_and_loose_permissions_are_warned_about(
         ('database = "mysql://u:pw@h/x"', "database", "'mysql' is not supported", "postgresql+psycopg://"),
         ('database = "sqlite://"', "database", "needs a file", "sqlite:///file.db"),
         ('database = "nonsense"', "database", "is not a valid address", "sqlite:///file.db"),
-        ("database = 5", "database", "input should be a valid string", ""),
+        ("database = 5", "database", "must be a text in quotes", 'such as "..."'),
         ('broker = "sqs://x"', "broker", "is not a known kind", '"embedded", redis://'),
         ('broker = "redis://h:port"', "broker", "is not a valid address", "redis://host:6379/0"),
         ('state = "amqp://x"', "state", "is not a known kind", "redis://host:6379/1"),
@@ -209,6 +209,8 @@ def test_a_mistake_at_the_top_names_key_fault_and_what_is_allowed(
         ("connections = 0", "connections", "0 is not a whole number from 1 to"),
         ('rate = "5/d"', "rate", "'5/d' is not a rate such as \"200/s\""),
         ('rate = "0/s"', "rate", "'0/s' is not a rate such as \"200/s\""),
+        ('rate = "1000001/s"', "rate", "'1000001/s' is more than 1,000,000 mails a second"),
+        (f'rate = "{"9" * 5000}/s"', "rate", 'is not a rate such as "200/s"'),
         ("conections = 4", "conections", 'unknown key; did you mean "connections"?'),
         ('password = "hunter2"', "password", "use password_file, or the environment variable"),
         ('username = "me"', "", "username without a password: set password_file, or CAMPAIGNS_PASSWORD_X"),
@@ -297,11 +299,43 @@ def test_a_mistake_in_delivery_names_its_key(tmp_path: Path, line: str, text: st
         ("promotional = []", "streams.promotional: must list at least one server"),
         ('promotional = ["primary", "primary"]', "streams.promotional: lists a server twice"),
         ('Promo = ["primary"]', "'Promo' is not a name"),
+        ('promotional = "primary"', 'streams.promotional: must be a list of servers, such as ["primary"'),
+        ("promotional = [1]", 'streams.promotional.0: must be the name of a server, such as "primary"'),
     ],
 )
 def test_a_mistake_in_a_route_names_the_stream(tmp_path: Path, line: str, text: str) -> None:
     (found,) = mistakes(tmp_path, f"{TWO_SERVERS}\n[streams]\n{line}\n")
     assert text in found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("servers = 3", "servers: must be tables: one [[servers]] for each server"),
+        ("servers = [1]", "servers.[1]: must be a table: [[servers]], with name and url"),
+        ("delivery = 3" + TWO_SERVERS, "delivery: must be a table: [delivery]"),
+        ("streams = 3" + TWO_SERVERS, "streams: must be a table: [streams]"),
+        (TWO_SERVERS + "username = 3", "servers.secondary.username: must be a text in quotes"),
+        (TWO_SERVERS + "ca_file = 3", "servers.secondary.ca_file: must be a text in quotes"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_told_what_it_must_be(tmp_path: Path, text: str, found: str) -> None:
+    (line,) = mistakes(tmp_path, text)
+    assert line.startswith(f"campaigns.toml: {found}")
+
+
+def test_a_password_for_a_server_that_is_not_configured_is_warned_about(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = write(tmp_path, TWO_SERVERS)
+    with caplog.at_level(logging.WARNING):
+        load_settings(file, {"CAMPAIGNS_PASSWORD_PRIMARY": "s3cret", "CAMPAIGNS_PASSWORD_OLD": ""})
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING):
+        load_settings(file, {"CAMPAIGNS_PASSWORD_PRIMRY": "s3cret"})
+    (record,) = caplog.records
+    assert vars(record)["variable"] == "CAMPAIGNS_PASSWORD_PRIMRY"
+    assert vars(record)["configured"] == "primary secondary" and "s3cret" not in str(vars(record))
 
 
 def test_all_mistakes_are_listed_at_once(tmp_path: Path) -> None:
