@@ -6,12 +6,14 @@ import random
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url, text
 
 from campaigns.errors import DatabaseError, DatabaseUnavailable
+from campaigns.private_files import make_private_file
 
 __all__ = ["Database", "create_database", "database_clock"]
 
@@ -155,6 +157,12 @@ def _sqlite_engine(url: URL) -> Engine:
     busy_seconds = float(str(url.query.get("timeout", BUSY_SECONDS)))
     settings = {"timeout": busy_seconds, "check_same_thread": False}
     engine = create_engine(url, connect_args=settings, hide_parameters=True)
+
+    @event.listens_for(engine, "do_connect")
+    def _make_privately(*_: object) -> None:
+        if url.database and not url.database.startswith("file:"):
+            with suppress(OSError):  # SQLite says better what is wrong; its -wal and -shm follow this mode
+                make_private_file(Path(url.database))
 
     @event.listens_for(engine, "connect")
     def _configure(connection: sqlite3.Connection, _record: object) -> None:

@@ -16,6 +16,7 @@ from redis.retry import Retry
 
 from campaigns.errors import BrokerError, BrokerUnavailable
 from campaigns.local.child import bound_command
+from campaigns.private_files import make_private_directory
 
 if TYPE_CHECKING:
     from campaigns.settings import Settings
@@ -59,8 +60,11 @@ class EmbeddedBroker:
     def command(self) -> list[str]:
         """The server's command line, for a supervisor. Makes the directories. Raises BrokerError."""
         binary = _binary()
-        for directory in (self.directory, self.socket.parent):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            for directory in (self.directory.parent, self.directory, self.socket.parent):
+                make_private_directory(directory)
+        except OSError as error:
+            raise BrokerError(f"{directory} cannot be made: {error.strerror}") from error
         _check_private(self.socket.parent, beside=self.directory.parent)
         options = {
             "port": "0",

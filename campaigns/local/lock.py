@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 from types import TracebackType
 
-from campaigns.errors import AlreadyRunning
+from campaigns.errors import AlreadyRunning, CampaignsError
+from campaigns.private_files import PRIVATE_MODE, make_private_directory
 
 __all__ = ["InstanceLock"]
 
@@ -18,22 +19,37 @@ class InstanceLock:
         self._file: int | None = None
 
     def __enter__(self) -> "InstanceLock":
-        """Take the lock; raises AlreadyRunning, which names the process that has it."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        """Take the lock; raises AlreadyRunning, which names the process that has it, or CampaignsError."""
+        try:
+            make_private_directory(self._path.parent)
+            file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_MODE)
+        except OSError as error:
+            raise CampaignsError(
+                f"{self._path} cannot be written: {error.strerror}; put the configuration into a directory"
+                " that can"
+            ) from error
+        try:
+            self._take(file)
+        except OSError as error:
+            os.close(file)
+            raise CampaignsError(f"{self._path} cannot be locked: {error.strerror}") from error
+        except BaseException:
+            os.close(file)
+            raise
+        self._file = file
+        return self
+
+    def _take(self, file: int) -> None:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             holder = os.read(file, 32).decode().strip()
-            os.close(file)
             raise AlreadyRunning(
                 f"`campaigns up` is running here already (process {holder or 'unknown'}, which holds "
                 f"{self._path}): stop that one first, or use it as it is"
             ) from error
         os.ftruncate(file, 0)
         os.write(file, f"{os.getpid()}\n".encode())
-        self._file = file
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

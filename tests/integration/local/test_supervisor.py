@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from campaigns.errors import AlreadyRunning, BrokerError
+from campaigns.errors import AlreadyRunning, BrokerError, CampaignsError
 from campaigns.local.child import bound_command
 from campaigns.local.lock import InstanceLock
 from campaigns.local.supervisor import Child, Supervisor
@@ -186,6 +186,14 @@ def test_a_command_that_is_not_there_says_so():
 def test_a_second_instance_is_refused_and_told_who_holds_the_lock(tmp_path: Path):
     with InstanceLock(tmp_path), pytest.raises(AlreadyRunning, match=str(os.getpid())):
         InstanceLock(tmp_path).__enter__()
+
+
+def test_a_lock_that_cannot_be_made_is_one_line_and_a_new_directory_is_private(tmp_path: Path) -> None:
+    (tmp_path / "up.lock").mkdir()
+    with pytest.raises(CampaignsError, match=r"up\.lock cannot be written: Is a directory"):
+        InstanceLock(tmp_path).__enter__()
+    with InstanceLock(tmp_path / "new"):
+        assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
 
 
 def test_the_lock_is_free_again_when_its_holder_has_ended(tmp_path: Path):
