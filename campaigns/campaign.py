@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -97,6 +97,10 @@ class Campaign:
         """
         if at is not None and at.tzinfo is None:
             raise TransitionRefused("the time has no zone; give an aware datetime")
+        try:
+            at = at and at.astimezone(UTC)
+        except OverflowError:
+            raise TransitionRefused("the time is out of the range of time") from None
         before = self._status
         after = self._client.ledger.send(self.name, None if at is None else at.timestamp()).status
         self._note(before, after)

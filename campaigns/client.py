@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from campaigns.health import HealthBoard
 from campaigns.ledger import CampaignRecord, Import, Ledger
 from campaigns.message import CampaignContent, CompiledMessage, compile_campaign
 from campaigns.pace import rates_per_second
+from campaigns.private_files import make_private_directory
 from campaigns.server_status import ServerStatus, server_statuses
 from campaigns.settings import DEFAULT_STREAM, Settings, load_settings
 from campaigns.states import Status
@@ -121,6 +123,7 @@ class Client:
         compiled = self._check(name, stream, content)
         file = read_csv(recipients)
         compiled.check(file.columns)
+        _ = self.report_directory  # a draft whose list cannot be added would be in the way
         self.create_database_if_new()
         try:
             present = self.ledger.campaign(name)
@@ -202,12 +205,23 @@ class Client:
 
     @property
     def report_directory(self) -> Path:
-        """Where lists of rejected lines go: here, or beside the configuration if that cannot be."""
-        here = Path.cwd()
-        if os.access(here, os.W_OK):
+        """Where lists of rejected lines go: here, or beside the configuration if that cannot be.
+
+        Raises CampaignsError if neither can.
+        """
+        here, beside = Path.cwd(), self.settings.data_directory
+        with suppress(OSError):
+            _try_to_write(here)
             return here
-        self.settings.data_directory.mkdir(parents=True, exist_ok=True)
-        return self.settings.data_directory
+        try:
+            make_private_directory(beside)
+            _try_to_write(beside)
+        except OSError as error:
+            raise CampaignsError(
+                f"rejected lines could be listed neither here nor in {beside}: {error.strerror};"
+                " call it from a directory that can be written"
+            ) from error
+        return beside
 
     def compiled(self, record: CampaignRecord) -> CompiledMessage:
         """The campaign's message, ready to be held against a list's columns."""
@@ -317,11 +331,17 @@ def default_client() -> Client:
 
 
 def _check_name(name: str) -> None:
-    if not name or len(name) > _LONGEST_NAME or name != name.strip() or not name.isprintable() or "/" in name:
+    is_one = 0 < len(name) <= _LONGEST_NAME and name == name.strip() and name.isprintable()
+    if not is_one or "/" in name or name.startswith("-"):
         raise CampaignsError(
             f"{name!r} cannot name a campaign: 1 to {_LONGEST_NAME} printable characters, no slash,"
-            " no blanks around it"
+            " no blanks around it, no hyphen at its beginning"
         )
+
+
+def _try_to_write(directory: Path) -> None:
+    """Raises OSError if no file can be made there; a mode cannot tell, with lists, mounts and root."""
+    tempfile.TemporaryFile(dir=directory).close()
 
 
 def _source(part: Path | str | None) -> str | None:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import re
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from campaigns.address import normalise
 from campaigns.csv_file import BadRow, CsvFile, Row, read_csv
 from campaigns.errors import InvalidAddress, InvalidRecipients
 from campaigns.ledger import Import, ImportProgress, NewRecipient
 from campaigns.message import CompiledMessage
+from campaigns.rejected_file import Rejected, RejectedFile, candidates, written_file
 
 if TYPE_CHECKING:
     from campaigns.client import Client
@@ -47,46 +45,6 @@ class ImportReport:
         }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rejected:
-    """A line that cannot be served: where, the address as it was given, and why."""
-
-    line: int
-    email: str = field(repr=False)
-    reason: str
-
-
-class RejectedFile:
-    """Lists rejected lines with their reasons; made when the first one comes."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._files = ExitStack()
-        self._stream: TextIO | None = None
-
-    def __enter__(self) -> RejectedFile:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._files.close()
-
-    def write(self, rejected: Iterable[Rejected]) -> None:
-        for one in rejected:
-            csv.writer(self._open()).writerow([one.line, one.email, one.reason])
-
-    def _open(self) -> TextIO:
-        if self._stream is None:
-            try:
-                file = self.path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
-            except OSError as error:
-                raise InvalidRecipients(f"{self.path} cannot be written: {error.strerror}") from error
-            self._stream = self._files.enter_context(file)
-            csv.writer(self._stream).writerow(["line", "email", "reason"])
-        return self._stream
-
-
 class RecipientList:
     """The recipients of one campaign."""
 
@@ -108,8 +66,9 @@ class RecipientList:
 
         Each batch is one transaction with the import's progress: killed at any point and called again with
         the same file, it goes on where it was, and the report counts everybody once. A file that was added
-        before is not added again; its report is returned. Rejected lines are listed in `rejected_file`
-        (default: `<campaign>-rejected.csv` in the working directory).
+        before is not added again; its report is returned. Rejected lines are listed in `rejected_file`, which
+        is written anew (default: a new file `<campaign>-rejected.csv` in the working directory, with a number
+        if that is taken; an import that is taken up again goes on with its own).
 
         Raises InvalidRecipients if the file is no usable list, TemplateError if a merge field has neither
         column nor default, and TransitionRefused if the campaign takes no more recipients.
@@ -119,10 +78,13 @@ class RecipientList:
         self._client.compiled(record).check(file.columns)
         state = self._client.ledger.begin_import(record.id, file.digest)
         number = [one.id for one in self._client.ledger.imports(record.id)].index(state.id) + 1
-        target = rejected_file or self._rejected_path(number)
-        if not state.finished:
-            state = self._import(record.id, file, state, target, on_progress)
-        return _report(state, target)
+        paths = self._paths(record.id, number)
+        if state.finished:
+            made = written_file(paths, lambda: _rejected(file)) if state.rejected else None
+            return _report(state, rejected_file or made)
+        with RejectedFile(paths, given=rejected_file, ours=lambda: _rejected(file)) as rejects:
+            state = self._import(record.id, file, state, rejects, on_progress)
+        return _report(state, rejects.path)
 
     def add(
         self, recipients: Iterable[str | Mapping[str, Any]], *, rejected_file: Path | None = None
@@ -136,10 +98,9 @@ class RecipientList:
         fields = _Fields(self._client.compiled(record))
         numbered = enumerate(recipients, 1)
         total = ImportReport()
-        target = rejected_file or self._free_path()
-        with RejectedFile(target) as rejects:
+        with RejectedFile(self._paths(record.id, 1), given=rejected_file) as rejects:
             while batch := list(islice(numbered, BATCH)):
-                judged = [_judged(number, *fields.split(one)) for number, one in batch]
+                judged = [_judged(number, *fields.split(number, one)) for number, one in batch]
                 rejected = [one for one in judged if isinstance(one, Rejected)]
                 added = self._client.ledger.add_recipients(record.id, _good(judged))
                 rejects.write(rejected)
@@ -150,22 +111,26 @@ class RecipientList:
                     rejected=total.rejected + len(rejected),
                     suppressed=total.suppressed + added.suppressed,
                 )
-        return replace(total, rejected_file=target if total.rejected else None)
+        return replace(total, rejected_file=rejects.path)
 
     def _import(
-        self, campaign_id: int, file: CsvFile, state: Import, target: Path, on_progress: OnProgress | None
+        self,
+        campaign_id: int,
+        file: CsvFile,
+        state: Import,
+        rejects: RejectedFile,
+        on_progress: OnProgress | None,
     ) -> Import:
         lines = _count_lines(file.path) if on_progress else 0
-        with RejectedFile(target) as rejects:
-            for batch in _batches(file.rows(), state.position):
-                judged = [_judged_row(row) for row in batch]
-                rejected = [one for one in judged if isinstance(one, Rejected)]
-                rejects.write(rejected)
-                if batch[-1].position <= state.position:
-                    continue  # done before the interruption: only the list of rejected lines is made again
-                state = self._add_batch(campaign_id, state, batch[-1], _good(judged), len(rejected))
-                if on_progress:
-                    on_progress(state.position, min(1.0, state.line / max(lines, 1)))
+        for batch in _batches(file.rows(), state.position):
+            judged = [_judged_row(row) for row in batch]
+            rejected = [one for one in judged if isinstance(one, Rejected)]
+            rejects.write(rejected)
+            if batch[-1].position <= state.position:
+                continue  # done before the interruption: only the list of rejected lines is made again
+            state = self._add_batch(campaign_id, state, batch[-1], _good(judged), len(rejected))
+            if on_progress:
+                on_progress(state.position, min(1.0, state.line / max(lines, 1)))
         return self._finish(campaign_id, state)
 
     def _add_batch(
@@ -202,17 +167,9 @@ class RecipientList:
         self._client.ledger.add_recipients(campaign_id, [], progress)
         return replace(state, finished=True)
 
-    def _rejected_path(self, number: int) -> Path:
-        """The first list of a campaign has the plain name, further ones a number."""
-        slug = re.sub(r"[^\w.-]+", "-", self._name).strip("-.") or "campaign"
-        suffix = "" if number == 1 else f"-{number}"
-        return self._client.report_directory / f"{slug}-rejected{suffix}.csv"
-
-    def _free_path(self) -> Path:
-        number = 1
-        while self._rejected_path(number).exists():
-            number += 1
-        return self._rejected_path(number)
+    def _paths(self, campaign_id: int, number: int) -> Iterator[Path]:
+        """Where the rejected lines of the campaign's list of this number may go."""
+        yield from candidates(self._client.report_directory, self._name, campaign_id, number)
 
 
 class _Fields:
@@ -222,8 +179,8 @@ class _Fields:
         self._compiled = compiled
         self._checked: set[tuple[str, ...]] = set()
 
-    def split(self, recipient: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-        """The address as given, and the merge fields."""
+    def split(self, number: int, recipient: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """The address as given, and the merge fields. Raises InvalidRecipients, which names the number."""
         if isinstance(recipient, str):
             email, fields = recipient, {}
         elif isinstance(recipient, Mapping):
@@ -232,7 +189,10 @@ class _Fields:
             email = str(emails[0]) if emails else ""
         else:
             kind = type(recipient).__name__
-            raise InvalidRecipients(f"a recipient is an address or a mapping with `email`, not {kind}")
+            raise InvalidRecipients(
+                f"recipient {number}: a recipient is an address or a mapping with `email`, not {kind}"
+            )
+        _check_storable(number, fields)
         self._check(tuple(fields))
         return email, fields
 
@@ -242,13 +202,27 @@ class _Fields:
             self._checked.add(names)
 
 
-def _report(state: Import, target: Path) -> ImportReport:
+def _check_storable(number: int, fields: Mapping[str, Any]) -> None:
+    """Merge fields are kept as JSON, which has no dates, objects or numbers that are none."""
+    if all(type(value) is str for value in fields.values()):
+        return
+    for name, value in fields.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError, RecursionError):
+            raise InvalidRecipients(
+                f"recipient {number}: the field {name!r} cannot be kept: a text, a number, true, false, None,"
+                f" or lists and mappings of those, not {type(value).__name__}"
+            ) from None
+
+
+def _report(state: Import, path: Path | None) -> ImportReport:
     return ImportReport(
         added=state.added,
         duplicate=state.duplicate,
         rejected=state.rejected,
         suppressed=state.suppressed,
-        rejected_file=target if state.rejected else None,
+        rejected_file=path if state.rejected else None,
     )
 
 
@@ -263,6 +237,13 @@ def _batches(rows: Iterator[Row | BadRow], position: int) -> Iterator[list[Row |
         if not batch:
             return
         yield batch
+
+
+def _rejected(file: CsvFile) -> Iterator[Rejected]:
+    """All of a file that is or will be rejected."""
+    for row in file.rows():
+        if isinstance(judged := _judged_row(row), Rejected):
+            yield judged
 
 
 def _judged_row(row: Row | BadRow) -> NewRecipient | Rejected:

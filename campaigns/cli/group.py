@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from campaigns.cli.output import prepare_streams, show_warnings
+from campaigns.cli.output import note, prepare_streams, show_warnings
 from campaigns.errors import CampaignsError
 
 # In the order in which one meets them.
@@ -59,8 +59,8 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except CampaignsError as error:
-            for line in str(error).splitlines() or [type(error).__name__]:
-                click.echo(f"error: {line}", err=True)
+            for line in str(error).strip().split("\n"):
+                note(f"error: {line or type(error).__name__}")
             ctx.exit(1)
 
 

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from campaigns.printable import printable
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON alone on standard output.")
 
 STATE_STYLES = {
@@ -37,7 +39,7 @@ def print_json(value: object) -> None:
 
 def note(message: str) -> None:
     """Something to know that is no result: standard error, so that pipes and JSON stay clean."""
-    click.echo(message, err=True)
+    click.echo("\n".join(printable(line) for line in message.split("\n")), err=True)
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -66,7 +68,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, emp
 def _cell(value: object) -> Text:
     """Plain text, never markup: a campaign may be called `[bold]`. Control characters are not obeyed."""
     text = "" if value is None else str(value)
-    clean = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    clean = printable(text)
     return Text(clean, style=STATE_STYLES.get(clean, ""))
 
 
@@ -110,7 +112,8 @@ class _OneLine(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         extra = {key: value for key, value in vars(record).items() if key not in _USUAL}
         fields = ", ".join(f"{key}={value}" for key, value in extra.items())
-        return f"{record.levelname.lower()}: {record.getMessage()}" + (f" ({fields})" if fields else "")
+        text = f"{record.levelname.lower()}: {record.getMessage()}" + (f" ({fields})" if fields else "")
+        return printable(text)
 
 
 _USUAL = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})

@@ -12,13 +12,12 @@ import click
 from campaigns.campaign import Delivery
 from campaigns.cli.output import iso, local_time, print_table
 from campaigns.client import Client
+from campaigns.printable import spreadsheet_cell
 from campaigns.settings import load_settings
 from campaigns.states import State
 
 COLUMNS = ("email", "state", "server", "reply", "deferrals", "updated_at")
 _TABLE_ROWS = 1000
-# A spreadsheet runs a cell that begins with one of these; replies are written by strangers.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 @click.command()
@@ -60,7 +59,7 @@ def _print_csv(deliveries: Iterable[Delivery]) -> None:
     writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for delivery in deliveries:
-        writer.writerow({key: _cell(value) for key, value in _row(delivery).items()})
+        writer.writerow({key: spreadsheet_cell(value) for key, value in _row(delivery).items()})
 
 
 def _print_table(deliveries: Iterable[Delivery]) -> None:
@@ -89,7 +88,3 @@ def _row(delivery: Delivery) -> dict[str, object]:
         "deferrals": delivery.deferrals,
         "updated_at": iso(delivery.updated_at),
     }
-
-
-def _cell(value: object) -> object:
-    return "'" + value if isinstance(value, str) and value.startswith(_FORMULA) else value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -31,7 +31,11 @@ def _when(_context: click.Context, _parameter: click.Parameter, value: str | Non
         ) from None
     if moment.tzinfo is None:
         raise click.BadParameter(f"{value!r} has no zone; write 2026-05-01T09:00:00+02:00, or Z for UTC")
-    return moment
+    try:
+        local_time(moment.timestamp())  # it is told in the operator's own time, too
+        return moment.astimezone(UTC)
+    except (OverflowError, ValueError, OSError):
+        raise click.BadParameter(f"{value!r} is out of the range of time") from None
 
 
 def _rate(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Rate | None:
@@ -111,6 +115,8 @@ def send(  # noqa: PLR0913, PLR0917 - the options of the command
         else:
             _print_report(name, report)
             click.echo(_sent_text(name, status, at))
+        if not report.added:
+            note(f"note: nobody in {recipients} can be written to; nothing of {name} is sent.")
         _say_who_is_missing(client, told)
         if watch:
             watch_campaign(client, name, file=sys.stderr if as_json else sys.stdout)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import pytest
 from campaigns.cli import main
 from campaigns.cli.group import _COMMANDS
 from campaigns.client import Client
+from campaigns.local.broker import EmbeddedBroker
 from campaigns.settings import load_settings
 from campaigns.states import State
 from tests.integration.cli.conftest import CONFIGURATION, Desk
@@ -342,3 +345,95 @@ def test_check_finds_a_broker_that_is_away(desk: Desk) -> None:
         found = {one["name"]: one for one in json.loads(desk.run("check", "--json").stdout)}
         assert not found["broker"]["ok"]
         assert "cannot be reached" in found["broker"]["detail"]
+
+
+@pytest.mark.parametrize(
+    "moment", ["0001-01-01T00:00:00+05:00", "9999-12-31T23:59:59-05:00", "0001-01-01T00:00:00Z"]
+)
+def test_a_time_that_no_clock_shows_is_wrong_usage(
+    desk: Desk, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        result = desk.send("--at", moment)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "out of the range of time" in result.stderr
+
+
+def test_an_absurd_rate_is_wrong_usage(desk: Desk) -> None:
+    result = desk.send("--rate", "99999999999/s")
+    assert result.exit_code == 2 and "more than 1,000,000 mails a second" in result.stderr
+
+
+def test_a_name_that_looks_like_an_option_is_refused(desk: Desk) -> None:
+    desk.send()
+    common = ("--from", "n@example.com", "--subject", "x", "--text", "text.txt", "--recipients", "list.csv")
+    result = desk.run("send", *common, "--", "--all")
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "no hyphen at its beginning" in result.stderr
+
+
+def test_a_list_in_which_nobody_is_valid_is_noted(desk: Desk) -> None:
+    desk.write("list.csv", "email,first_name\nbad,Bob\n")
+    result = desk.send()
+    assert result.exit_code == 0
+    assert "note: nobody in list.csv can be written to; nothing of spring is sent.\n" in result.stderr
+    desk.write("list.csv", "email,first_name\nann@example.com,Ann\n")
+    assert "nobody in list.csv" not in desk.send(name="summer").stderr
+
+
+def test_a_list_of_rejected_lines_that_has_no_place_stops_before_anything_is_made(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.write(".campaigns", "no directory")
+    desk.send(name="first")
+    monkeypatch.setenv("CAMPAIGNS_CONFIG", str(desk.directory / "campaigns.toml"))
+    monkeypatch.chdir("/proc")  # not even root makes a file there
+    arguments = ("--from", "n@example.com", "--subject", "Hi", "--text", str(desk.directory / "text.txt"))
+    result = desk.run("send", "spring", *arguments, "--recipients", str(desk.directory / "list.csv"))
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+    assert "rejected lines could be listed neither here nor in" in result.stderr
+    assert [one["name"] for one in desk.json("status")] == ["first"]
+
+
+def test_up_where_nothing_can_be_written_is_one_line(desk: Desk) -> None:
+    desk.write(".campaigns", "no directory")
+    result = desk.run("up")
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+    assert ".campaigns/up.lock cannot be written: File exists" in result.stderr
+
+
+def test_a_terminal_obeys_nothing_that_a_list_holds(desk: Desk) -> None:
+    desk.write("list.csv", "mail,\x1b]0;owned\x07,\u202eevil\nann@example.com,1,2\n")
+    result = desk.send()
+    assert result.exit_code == 1 and "owned" in result.stderr and "evil" in result.stderr
+    assert all(line.isprintable() for line in result.stderr.splitlines())
+    assert result.stderr.count("\n") == 1
+
+
+def test_what_holds_addresses_is_for_its_owner_alone(bare_desk: Desk) -> None:
+    umask = os.umask(0o022)
+    try:
+        bare_desk.run("init")
+        bare_desk.write("list.csv", "email,first_name\nann@example.com,Ann\nbad,Bob\n")
+        assert bare_desk.send().exit_code == 0
+        with Client(load_settings()) as client:
+            client.ledger.pause("spring")
+            modes = {path.name: path.stat().st_mode & 0o777 for path in Path.cwd().glob("campaigns.db*")}
+        assert modes == dict.fromkeys(("campaigns.db", "campaigns.db-wal", "campaigns.db-shm"), 0o600)
+        EmbeddedBroker.of(load_settings()).command()
+        assert Path(".campaigns").stat().st_mode & 0o777 == 0o700
+        assert Path("spring-rejected.csv").stat().st_mode & 0o777 == 0o600
+    finally:
+        os.umask(umask)
+
+
+def test_a_database_that_a_group_shares_stays_shared(desk: Desk) -> None:
+    file = Path(load_settings().database.removeprefix("sqlite:///"))
+    file.chmod(0o660)
+    assert desk.send().exit_code == 0
+    assert file.stat().st_mode & 0o777 == 0o660
