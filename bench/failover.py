@@ -134,6 +134,7 @@ def run_campaign(
     memory = Memory(up.pid)
     try:
         client = connect(load_settings(config, {}))
+        client.upgrade_database()
         wait(lambda: len(client.ledger.live_workers(10)) >= 2 * options.processes + 1, 60)
         campaign = client.create_campaign(
             "bench", sender="News <news@example.com>", subject="Hi {{ name }}", text=TEXT

@@ -133,13 +133,12 @@ class Fleet:
         """Whether an attempt may begin; None: only a probe may, and one must ask `may_probe`."""
         if self.state(server) == "half-open":
             return None
-        return routing.is_well(self._health.get(server), self.now())
+        return routing.is_well(self._health.get(server))
 
     def rest_seconds(self, stream: str) -> float:
         """How long mail that no server can take should rest before it is looked at again."""
-        now = self.now()
-        ends = [self._ends(server.name, now) for server in self.settings.route(stream)]
-        rest_seconds = min(max(min(ends) - now, LEAST_REST_SECONDS), MOST_REST_SECONDS)
+        rests = [self._rest_seconds(server.name) for server in self.settings.route(stream)]
+        rest_seconds = min(max(min(rests), LEAST_REST_SECONDS), MOST_REST_SECONDS)
         return rest_seconds * random.uniform(1.0, 1.3)  # noqa: S311 - jitter
 
     def report(self, server: str, classification: Classification, reason: str) -> Change | None:
@@ -167,11 +166,9 @@ class Fleet:
         health = self._health.get(server)
         return health is None or (health.state == "closed" and not health.consecutive_faults)
 
-    def _ends(self, server: str, now: float) -> float:
+    def _rest_seconds(self, server: str) -> float:
         health = self._health.get(server)
-        if health is None:
-            return now
-        return max(health.open_until or now, health.full_until or now)
+        return 0.0 if health is None else health.rest_seconds
 
     def _read_workers(self) -> Readers:
         now = self.now()

@@ -94,7 +94,7 @@ def read(servers: Sequence[Routed], readers: Collection[str]) -> Sequence[Routed
     return with_readers or servers
 
 
-def is_well(condition: Condition | None, _now: float | None = None) -> bool:
+def is_well(condition: Condition | None) -> bool:
     return condition is None or (condition.state == "closed" and not condition.is_full)
 
 

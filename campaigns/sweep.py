@@ -112,7 +112,10 @@ class Sweeper:
     def _end_leases(self) -> None:
         if self._monotonic() < self._judge_leases_at:
             return
-        swept = self._ledger.sweep_leases(CHUNK, max_crashes=self._settings.delivery.max_crashes)
+        delivery = self._settings.delivery
+        swept = self._ledger.sweep_leases(
+            CHUNK, max_crashes=delivery.max_crashes, lease_seconds=delivery.lease_seconds
+        )
         if swept.pending or swept.uncertain or swept.failed:
             log.warning(
                 "expired leases were ended",
