@@ -19,6 +19,7 @@ from typing import IO
 
 from campaigns.errors import DatabaseUnavailable
 from campaigns.ledger import Record
+from campaigns.private_files import make_private_directory
 from campaigns.states import State
 
 __all__ = ["Journal"]
@@ -81,7 +82,8 @@ class Journal:
 
     def _open(self) -> IO[str]:
         if self._file is None:
-            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_private_directory(self._directory.parent)
+            make_private_directory(self._directory)
             name = f"{self._owner}.{time.time_ns()}"
             hidden = self._directory / f"{name}.new"
             file = hidden.open("a", encoding="utf-8")
