@@ -94,6 +94,7 @@ class ScriptedSmtpServer:
         self._numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
         self._listener: asyncio.Server | None = None
+        self._listening_change: asyncio.Task[None] | None = None
         self._mail_record: MailRecord | None = None
 
     def __repr__(self) -> str:
@@ -186,12 +187,19 @@ class ScriptedSmtpServer:
             case {"disconnect": True}:
                 self.disconnect()
             case {"listen": bool(wanted)}:
-                self.spawn(self.listen() if wanted else self.refuse())
+                self._listening_change = self.spawn(self.listen() if wanted else self.refuse())
             case {"stats": True}:
                 return {"stats": dict(self.stats), "open": len(self.sessions)}
             case _:
                 raise ScriptMistake("a command is one of set, clear, extensions, disconnect, listen, stats")
         return {"ok": True}
+
+    async def settled(self) -> None:
+        """Returns when what the last command began is done."""
+        if self._listening_change is not None:
+            change, self._listening_change = self._listening_change, None
+            await asyncio.wait({change})
+            await asyncio.sleep(0.05)  # uvloop closes a listening socket a little later
 
     # What the sessions ask.
 
@@ -225,11 +233,12 @@ class ScriptedSmtpServer:
         if self._mail_record is not None:
             self._mail_record.note_reply(mail_id)
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run beside, until `stop`."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 async def answer_control(
@@ -243,6 +252,7 @@ async def answer_control(
                 if not isinstance(command, dict):
                     raise ScriptMistake("a command is a JSON object")
                 answer = server.control(command)
+                await server.settled()  # what was asked for is so before the answer says it
             except (ValueError, TypeError) as mistake:
                 answer = {"error": str(mistake)}
             writer.write(json.dumps(answer).encode() + b"\n")
