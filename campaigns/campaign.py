@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -15,6 +16,7 @@ from campaigns.recipients import RecipientList
 from campaigns.settings import DEFAULT_STREAM
 from campaigns.states import State, Status
 from campaigns.units import Rate
+from campaigns.waiting import Waiting
 from campaigns.watch import View, watch
 
 if TYPE_CHECKING:
@@ -25,10 +27,15 @@ Delivery = DeliveryRecord
 
 @dataclass(frozen=True, kw_only=True)
 class RetryReport:
-    """How many are tried again; how many were left because a server may still answer for them."""
+    """How many are tried again; how many were left because a server may still answer for them.
+
+    The first of those left may be tried in `ready_in_seconds`. `told` is False if the broker is not there.
+    """
 
     count: int
     too_young: int = 0
+    ready_in_seconds: float = 0.0
+    told: bool = True
 
 
 class Campaign:
@@ -101,22 +108,22 @@ class Campaign:
             at = at and at.astimezone(UTC)
         except OverflowError:
             raise TransitionRefused("the time is out of the range of time") from None
-        before = self._status
+        before = self._open_status()
         after = self._client.ledger.send(self.name, None if at is None else at.timestamp()).status
         self._note(before, after)
         return self._client.nudge()
 
     def pause(self) -> None:
         """Nothing more is sent until `resume`, not even what is queued. Raises TransitionRefused."""
-        before = self._status
+        before = self._open_status()
         self._note(before, self._client.ledger.pause(self.name).status)
 
-    def resume(self) -> None:
-        """Go on. Raises TransitionRefused."""
-        before = self._status
+    def resume(self) -> bool:
+        """Go on. True if the workers were told, as for `send`. Raises TransitionRefused."""
+        before = self._open_status()
         after = self._client.ledger.resume(self.name)
         self._note(before, after.status)
-        self._client.publish_again(after.id)
+        return self._client.publish_again(after.id)
 
     def cancel(self) -> None:
         """Send nothing more of it, for good. Raises TransitionRefused."""
@@ -132,16 +139,22 @@ class Campaign:
         """
         delivery = self._client.settings.delivery
         wait_seconds = delivery.dot_seconds + delivery.lease_seconds
-        before = self._status
+        before = self._open_status()
         retried = self._client.ledger.retry(self.name, state, wait_seconds)
+        ready_in_seconds = 0.0
+        if retried.left:
+            aged_seconds = self._client.oldest_uncertain_seconds(self.name) or 0.0
+            ready_in_seconds = max(0.0, wait_seconds - aged_seconds)
         if retried.left and not retried.moved:
             raise TransitionRefused(
                 f"{self.name}: a server may still answer for all {retried.left:,} that are uncertain;"
-                f" try again in {wait_seconds / 60:.0f} minutes"
+                f" try again from {clock_time(ready_in_seconds)}"
             )
         self._note(before, self._status)
-        self._client.nudge()
-        return RetryReport(count=retried.moved, too_young=retried.left)
+        told = self._client.nudge()
+        return RetryReport(
+            count=retried.moved, too_young=retried.left, ready_in_seconds=ready_in_seconds, told=told
+        )
 
     def status(self) -> Progress:
         """Where it stands, at one moment."""
@@ -159,6 +172,7 @@ class Campaign:
             counts=counts.states,
             servers={**configured, **found},
             rate_per_second=self._client.rate_per_second(self.name) if running else 0.0,
+            waiting=self._client.waiting(self.name) if running else Waiting(),
         )
 
     def watch(self, file: TextIO | None = None) -> Progress:
@@ -177,6 +191,12 @@ class Campaign:
         self._client.ledger.campaign(self.name)
         return self._client.ledger.deliveries(self.name, wanted)
 
+    def _open_status(self) -> Status:
+        status = self._status
+        if status is Status.CANCELLED:
+            raise TransitionRefused(f"campaign {self.name} is cancelled; that is final")
+        return status
+
     @property
     def _status(self) -> Status:
         return self._client.ledger.campaign(self.name).status
@@ -194,6 +214,13 @@ class Campaign:
         if missing and len(missing) == len(self._client.settings.servers):
             note = "no worker is running: start `campaigns up`"
         return View(progress=progress, servers=self._client.servers(), note=note)
+
+
+def clock_time(seconds: float) -> str:
+    """The operator's own time in so many seconds, rounded up to the next one: `14:05:10 (in 8 min)`."""
+    then = datetime.now().astimezone() + timedelta(seconds=math.ceil(seconds))
+    left = f"{math.ceil(seconds / 60)} min" if seconds > 60 else f"{math.ceil(seconds)} s"
+    return f"{then + timedelta(seconds=1):%H:%M:%S} (in {left})"
 
 
 def default_client() -> Client:

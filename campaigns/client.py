@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 import threading
 from collections.abc import Mapping
@@ -32,6 +33,7 @@ from campaigns.settings import DEFAULT_STREAM, Settings, load_settings
 from campaigns.states import Status
 from campaigns.suppressions import Suppressions
 from campaigns.units import Rate
+from campaigns.waiting import Waiting, oldest_uncertain_seconds, waiting_for_later
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -119,19 +121,30 @@ class Client:
         The list is held against the templates before anything is created. Raises CampaignExists, and what
         `create_campaign` and `add_csv` raise.
         """
+        _check_name(name)
+        present = self._present(name)  # first of all: nobody corrects a template for a name that is taken
         content = {**content, "html": _source(content.get("html")), "text": _source(content.get("text"))}
-        compiled = self._check(name, stream, content)
         file = read_csv(recipients)
-        compiled.check(file.columns)
+        if present is not None:
+            given = {**content, "stream": stream, "rate_per_second": _per_second(rate)}
+            self._check_interrupted(present, given, file.digest)
+        self._check(name, stream, content).check(file.columns)
         _ = self.report_directory  # a draft whose list cannot be added would be in the way
-        self.create_database_if_new()
+        if present is None:
+            return self.create_campaign(name, stream=stream, rate=rate, **content)
+        return Campaign(self, name)
+
+    def _present(self, name: str) -> CampaignRecord | None:
+        """The campaign of that name, if there is one that may be taken up. Raises CampaignExists."""
+        if self.settings.missing_database_file is not None:
+            return None
         try:
             present = self.ledger.campaign(name)
         except UnknownCampaign:
-            return self.create_campaign(name, stream=stream, rate=rate, **content)
-        given = {**content, "stream": stream, "rate_per_second": _per_second(rate)}
-        self._check_interrupted(present, given, file.digest)
-        return Campaign(self, name)
+            return None
+        if present.status is not Status.DRAFT:
+            raise _exists(present)
+        return present
 
     def campaign(self, name: str) -> Campaign:
         """The campaign of that name. Raises UnknownCampaign."""
@@ -244,6 +257,10 @@ class Client:
         record = self.ledger.campaign(name)
         return rates_per_second(self.ledger.database).get(record.id, 0.0)
 
+    def waiting(self, name: str) -> Waiting:
+        """Who of the campaign waits for a later time."""
+        return waiting_for_later(self.ledger.database, self.ledger.campaign(name).id)
+
     def nudge(self) -> bool:
         """Tell the workers that there is work; False if the broker is not there. Never waits long."""
         from campaigns.queues import nudge  # noqa: PLC0415 - celery takes a while to load
@@ -253,8 +270,15 @@ class Client:
         except BrokerError:
             return False
 
-    def publish_again(self, campaign_id: int) -> None:
-        """Publish what a paused campaign's workers passed over; what cannot be is found by the sweep."""
+    def oldest_uncertain_seconds(self, name: str) -> float | None:
+        """For how long the campaign's oldest uncertain recipient has been so; None without any."""
+        return oldest_uncertain_seconds(self.ledger.database, self.ledger.campaign(name).id)
+
+    def publish_again(self, campaign_id: int) -> bool:
+        """Publish what a paused campaign's workers passed over; what cannot be is found by the sweep.
+
+        False if the broker is not there.
+        """
         from campaigns.queues import publish_deliveries  # noqa: PLC0415
 
         after = 0
@@ -263,8 +287,8 @@ class Client:
                 publish_deliveries(self._app, page)
                 after = page[-1].delivery_id
         except BrokerError:
-            return
-        self.nudge()
+            return False
+        return self.nudge()
 
     @cached_property
     def _app(self) -> Celery:
@@ -287,19 +311,19 @@ class Client:
 
     def _check_interrupted(self, present: CampaignRecord, given: Mapping[str, Any], digest: str) -> None:
         """Only a draft with this very content and list may be taken up again."""
-        name = present.name
+        name, quoted = present.name, shlex.quote(present.name)
         imports = self.ledger.imports(present.id)
-        if present.status is not Status.DRAFT or self._has_others(present, imports):
-            raise CampaignExists(f"a campaign {name} exists already ({present.status}); choose another name")
+        if self._has_others(present, imports):
+            raise _exists(present)
         if any(getattr(present, key) != value for key, value in given.items()):
             raise CampaignExists(
                 f"a campaign {name} exists, whose import was interrupted, with another content; repeat its"
-                f" command to go on, or `campaigns cancel {name}` and choose another name"
+                f" command to go on, or `campaigns cancel {quoted}` and choose another name"
             )
         if any(one.source != digest for one in imports):
             raise CampaignExists(
                 f"the list was changed since the import of {name} was interrupted; put it back to go on, or"
-                f" `campaigns cancel {name}` and choose another name"
+                f" `campaigns cancel {quoted}` and choose another name"
             )
 
     def _has_others(self, present: CampaignRecord, imports: list[Import]) -> bool:
@@ -337,6 +361,10 @@ def _check_name(name: str) -> None:
             f"{name!r} cannot name a campaign: 1 to {_LONGEST_NAME} printable characters, no slash,"
             " no blanks around it, no hyphen at its beginning"
         )
+
+
+def _exists(present: CampaignRecord) -> CampaignExists:
+    return CampaignExists(f"a campaign {present.name} exists already ({present.status}); choose another name")
 
 
 def _try_to_write(directory: Path) -> None:

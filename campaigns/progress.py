@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from campaigns.states import ALIVE, State, Status
+from campaigns.waiting import MOST_COUNTED, Waiting
 
 OVER = frozenset({Status.FINISHED, Status.CANCELLED})
 
@@ -24,6 +25,7 @@ class Progress:
     """A campaign's status, with a count for every state; the counts add up to `total`.
 
     `rate_per_second` is of the last seconds; `eta_seconds` is None while nothing can be foretold.
+    `waiting` are those of the pending whose time has not come.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Progress:
     counts: Mapping[State, int]
     servers: Mapping[str, ServerProgress] = field(default_factory=dict)
     rate_per_second: float = 0.0
+    waiting: Waiting = field(default_factory=Waiting)
 
     @property
     def alive(self) -> int:
@@ -53,7 +56,18 @@ class Progress:
     def eta_seconds(self) -> float | None:
         if self.status is not Status.RUNNING or self.rate_per_second <= 0:
             return None
-        return self.alive / self.rate_per_second
+        seconds = self.alive / self.rate_per_second
+        # Who waits for longer than that ends the campaign, not the pace: and may have to wait once more.
+        return None if self.waiting.last_seconds > seconds else seconds
+
+    @property
+    def waiting_text(self) -> str:
+        """`49 wait for a later time`; empty if nobody does."""
+        count = self.waiting.count
+        if not count:
+            return ""
+        most = "at least " if count >= MOST_COUNTED else ""
+        return f"{most}{count:,} {'waits' if count == 1 else 'wait'} for a later time"
 
     def to_dict(self) -> dict[str, Any]:
         """The object that `campaigns status NAME --json` prints."""

@@ -7,11 +7,17 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from campaigns.breaker import BreakerState
 from campaigns.health import ServerHealth
 from campaigns.routing import evened, usable
 from campaigns.settings import DEFAULT_STREAM, Server, Settings
 
 UNKNOWN = "not known now: the broker is not there"
+_STATE_TEXTS = {
+    str(BreakerState.CLOSED): "working",
+    str(BreakerState.HALF_OPEN): "on trial",
+    str(BreakerState.OPEN): "resting",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +33,18 @@ class ServerStatus:
     reason: str | None = None
     has_worker: bool = False
 
+    @property
+    def state_text(self) -> str:
+        """The breaker's state in words for people: JSON keeps its own."""
+        return _STATE_TEXTS.get(self.state, self.state)
+
+    @property
+    def reason_text(self) -> str:
+        """The reason, for people: on trial, the breaker knows no more than that its rest is over."""
+        if self.state != BreakerState.HALF_OPEN or self.reason == UNKNOWN:
+            return self.reason or ""
+        return "being tried with single mails" + (f"; {self.reason}" if self.reason else "")
+
     def to_dict(self) -> dict[str, Any]:
         """The object that `campaigns servers --json` prints; `since` in ISO 8601, UTC."""
         since = (
@@ -39,6 +57,8 @@ class ServerStatus:
             "weight": self.weight,
             "since": since,
             "reason": self.reason,
+            "worker": self.has_worker,
+            "limit": self.rate,
         }
 
 

@@ -29,9 +29,10 @@ from campaigns.server import Server, valid_name, whole_number
 from campaigns.settings_sources import add_validation_errors, read_sources, suggestion
 from campaigns.units import DURATION_FORM, Rate, parse_duration_seconds
 
-__all__ = ["DEFAULT_STREAM", "Delivery", "Rate", "Server", "Settings", "load_settings"]
+__all__ = ["BUILT_IN_STREAMS", "DEFAULT_STREAM", "Delivery", "Rate", "Server", "Settings", "load_settings"]
 
 DEFAULT_STREAM = "promotional"
+BUILT_IN_STREAMS = (DEFAULT_STREAM, "transactional")
 # A unix socket's address has 108 bytes on Linux and 104 on macOS, the final NUL among them.
 _SOCKET_PATH_BYTES = 100
 _DATABASE_FORM = "sqlite:///file.db or postgresql+psycopg://user@host/database"
@@ -217,8 +218,8 @@ class Settings(BaseModel):
             valid_name(stream)
         except ValueError as error:
             raise UnknownStream(f"stream: {error}") from None
-        known = {DEFAULT_STREAM, *self.streams}
-        if self.streams and stream not in known:
+        known = {*BUILT_IN_STREAMS, *self.streams}
+        if stream not in known:
             raise UnknownStream(f"no stream is named {stream!r}; {suggestion(stream, sorted(known))}")
         return stream
 

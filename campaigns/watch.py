@@ -94,7 +94,7 @@ def line_of(view: View) -> str:
     parts = [f"{progress.name} {progress.status}", f"{progress.done:,}/{progress.total:,}", counts]
     if not progress.is_over:
         parts.append(_pace(progress))
-    parts += [f"{server.name} is {server.state}" for server in view.servers if server.state != "closed"]
+    parts += [f"{server.name} is {server.state_text}" for server in view.servers if server.state != "closed"]
     return "  ".join(part for part in (*parts, progress.reason or "", view.note) if part)
 
 
@@ -122,9 +122,11 @@ def _pace(progress: Progress) -> str:
     if progress.is_over:
         return ""
     eta = progress.eta_seconds
-    return f"{progress.rate_per_second:,.0f}/s  " + (
-        f"{clock_text(eta)} left" if eta is not None else "no estimate yet"
-    )
+    left = f"{clock_text(eta)} left" if eta is not None else "no estimate yet"
+    if progress.waiting_text:
+        soon = f"{progress.waiting_text}, the first in {clock_text(progress.waiting.first_seconds)}"
+        left = f"{left}  {soon}" if eta is not None else soon
+    return f"{progress.rate_per_second:,.0f}/s  {left}"
 
 
 def clock_text(seconds: float) -> str:
@@ -160,14 +162,14 @@ def _servers(view: View) -> Table:
     total = sum(server.sent for server in view.progress.servers.values())
     for name, counts in view.progress.servers.items():
         health = status.get(name)
-        state = str(health.state) if health else "not configured"
+        state = health.state if health else "not configured"
         table.add_row(
             name,
-            Text(state, style=_HEALTH_STYLES.get(state, "")),
+            Text(health.state_text if health else state, style=_HEALTH_STYLES.get(state, "")),
             f"{counts.sent:,}",
             f"{100 * counts.sent / total:.0f} %" if total else "-",
             f"{counts.rerouted:,}",
-            Text((health.reason or "") if health and state != "closed" else "", style="dim"),
+            Text(health.reason_text if health and state != "closed" else "", style="dim"),
         )
     return table
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from campaigns.progress import Progress, ServerProgress
 from campaigns.server_status import ServerStatus, server_statuses
 from campaigns.settings import Server, Settings
 from campaigns.states import State, Status
+from campaigns.waiting import Waiting
 from campaigns.watch import View, clock_text, line_of, render, watch
 
 NOW = 1_800_000_000.0
@@ -45,6 +47,27 @@ def test_the_time_left_is_unknown_while_nothing_moves() -> None:
     assert progress(rate=0.0).eta_seconds is None
     assert progress(Status.PAUSED, rate=5.0).eta_seconds is None
     assert progress(sent=40, rate=30.0).eta_seconds == 2.0
+
+
+def test_no_time_left_is_told_when_who_waits_for_later_ends_the_campaign() -> None:
+    waits = Waiting(count=49, first_seconds=200.0, last_seconds=300.0)
+    told = replace(progress(sent=40, rate=30.0), waiting=waits)
+    assert told.eta_seconds is None
+    assert told.to_dict()["eta_seconds"] is None
+    assert "30/s  49 wait for a later time, the first in 3:20  " in line_of(view(told))
+    soon = replace(told, waiting=Waiting(count=1, first_seconds=1.0, last_seconds=1.0))
+    assert soon.eta_seconds == 2.0
+    assert soon.waiting_text == "1 waits for a later time"
+
+
+@pytest.mark.parametrize(
+    ("state", "words"), [("closed", "working"), ("half-open", "on trial"), ("open", "resting")]
+)
+def test_people_read_of_a_server_in_words_and_programs_as_ever(state: str, words: str) -> None:
+    told = ServerStatus(name="primary", state=state, share=0.0, weight=70, reason="cool-down is over")
+    assert (told.state_text, told.to_dict()["state"]) == (words, state)
+    assert told.to_dict()["reason"] == "cool-down is over"
+    assert ("being tried with single mails" in told.reason_text) is (state == "half-open")
 
 
 def test_a_reason_is_in_the_object_only_where_there_is_one() -> None:
@@ -111,7 +134,7 @@ def view(told: Progress, note: str = "") -> View:
 
 def test_a_line_tells_counts_pace_and_what_is_wrong() -> None:
     line = line_of(view(progress(sent=40, rate=30.0), note="look"))
-    assert line == "spring running  40/100  queued 60  sent 40  30/s  0:02 left  primary is open  look"
+    assert line == "spring running  40/100  queued 60  sent 40  30/s  0:02 left  primary is resting  look"
 
 
 def test_the_live_view_fits_80_columns_and_names_the_reason() -> None:

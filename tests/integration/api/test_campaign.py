@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 import campaigns
 from campaigns.campaign import Campaign
@@ -93,6 +94,7 @@ def test_a_name_that_cannot_be_shown_or_typed_is_refused(client: Client, name: s
         ({"text": None}, MessageError),
         ({"headers": {"Bcc": "x@example.com"}}, MessageError),
         ({"stream": "Loud"}, UnknownStream),
+        ({"stream": "nosuch"}, UnknownStream),
         ({"rate": "fast"}, CampaignsError),
         ({"html": Path("missing.html")}, InvalidRecipients),
     ],
@@ -162,6 +164,17 @@ def test_status_has_every_state_server_and_a_sum(client: Client, campaign: Campa
     }
 
 
+def test_who_waits_for_later_is_counted_and_nobody_else(client: Client, campaign: Campaign) -> None:
+    send_to(campaign, 3)
+    assert campaign.status().waiting.count == 0
+    with client.ledger.database.write() as connection:
+        later = "UPDATE delivery SET next_attempt_at = next_attempt_at + 300 WHERE id > (SELECT min(id)"
+        connection.execute(text(f"{later} FROM delivery)"))
+    waiting = campaign.status().waiting
+    assert waiting.count == 2
+    assert 280 < waiting.first_seconds <= waiting.last_seconds <= 300
+
+
 def test_the_rate_is_that_of_the_last_seconds(client: Client, campaign: Campaign) -> None:
     send_to(campaign, 5)
     end_all(client, State.SENT)
@@ -189,7 +202,7 @@ def test_uncertain_ones_are_left_alone_while_their_server_may_still_answer(
 ) -> None:
     send_to(campaign, 2)
     end_all(client, State.UNCERTAIN)
-    with pytest.raises(TransitionRefused, match="may still answer for all 2"):
+    with pytest.raises(TransitionRefused, match=r"all 2 that .* try again from \d\d:\d\d:\d\d \(in 11 min"):
         campaign.retry("uncertain")
     assert campaign.status().counts[State.UNCERTAIN] == 2
 
@@ -225,7 +238,15 @@ def test_servers_tell_health_and_share_without_a_broker(client: Client) -> None:
     primary, secondary = client.servers()
     assert (primary.name, primary.state, primary.share, primary.weight) == ("primary", "closed", 0.7, 70)
     assert secondary.share == pytest.approx(0.3)
-    assert list(primary.to_dict()) == ["name", "state", "share", "weight", "since", "reason"]
+    assert list(primary.to_dict()) == [
+        "name",
+        "state",
+        "share",
+        "weight",
+        "since",
+        "reason",
+        *("worker", "limit"),
+    ]
     assert client.servers_without_worker() == ("primary", "secondary")
     client.ledger.heartbeat("w1", ["primary"], host="here", pid=1, sent_per_second=0.0)
     assert client.servers_without_worker() == ("secondary",)
