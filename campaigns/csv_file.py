@@ -309,7 +309,7 @@ def _wrong(values: list[str], header: tuple[str, ...]) -> str | None:
     if not any(values):
         return None
     if found < expected or any(values[expected:]):
-        return f"{found} fields, but the header has {expected}."
+        return f"{found} {'field' if found == 1 else 'fields'}, but the header has {expected}."
     if any(not value.isascii() and _UNDECODED.search(value) for value in values):
         return "It holds bytes that are not UTF-8."
     if any("\0" in value for value in values):

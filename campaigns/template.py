@@ -153,9 +153,12 @@ def _leaves(tree: nodes.Template) -> Iterable[nodes.Node]:
             yield node
 
 
+_WITH_DEFAULT = "give the campaign a default (`defaults=` of `Campaign.create`, in Python)"
+
+
 def _said(error: Exception) -> str:
     if isinstance(error, jinja2.UndefinedError) and (error.message or "").endswith("is undefined"):
-        return f"{error.message}: add the column, correct the name, or give the campaign a default"
+        return f"{error.message}: add the column, correct the name, or {_WITH_DEFAULT}"
     if isinstance(error, RecursionError):
         return "a macro calls itself too often"
     return str(error) or type(error).__name__
@@ -168,5 +171,6 @@ def _no_such_column(part: str, name: str, columns: tuple[str, ...]) -> str:
     there = ", ".join(f"`{column}`" for column in columns)
     return (
         f"The {part} template uses `{name}`, and the list has no such column (columns: {there}).{hint}"
-        " Add the column, correct the template, or give the campaign a default."
+        f" Add the column, correct the template (`{{{{ fields.get({name!r}, 'instead') }}}}` can do without"
+        f" it), or {_WITH_DEFAULT}."
     )

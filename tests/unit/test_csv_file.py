@@ -119,7 +119,7 @@ def test_rows_with_too_few_or_too_many_fields_are_named_and_the_rest_goes_on(tmp
     rows = read(
         tmp_path, "email,name\na@example.com\nb@example.com,x,y\nc@example.com,x,,\nd@example.com,x\n"
     )
-    assert rows[0] == BadRow(line=2, position=1, reason="1 fields, but the header has 2.")
+    assert rows[0] == BadRow(line=2, position=1, reason="1 field, but the header has 2.")
     assert rows[1] == BadRow(line=3, position=2, reason="3 fields, but the header has 2.")
     assert [row["email"] for row in values(rows[2:])] == ["c@example.com", "d@example.com"]
 

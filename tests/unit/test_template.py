@@ -111,7 +111,9 @@ def test_a_missing_column_is_named_with_what_there_is() -> None:
         Template("{{ frist_name }}", "subject").check(["email", "First Name"])
     assert str(caught.value) == (
         "The subject template uses `frist_name`, and the list has no such column (columns: `email`, `First Name`)."
-        " Is `first_name` meant? Add the column, correct the template, or give the campaign a default."
+        " Is `first_name` meant? Add the column, correct the template"
+        " (`{{ fields.get('frist_name', 'instead') }}` can do without it),"
+        " or give the campaign a default (`defaults=` of `Campaign.create`, in Python)."
     )
 
 
