@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import click
 
+from campaigns.campaign import clock_time
+from campaigns.cli.absence import say_who_is_missing
 from campaigns.cli.output import counted, json_option, note, print_json
 from campaigns.client import Client
 from campaigns.settings import load_settings
@@ -21,7 +24,9 @@ def pause(name: str, as_json: bool) -> None:
     """
     with Client(load_settings()) as client:
         client.campaign(name).pause()
-        _report(client, name, f"{name} is paused. Go on with `campaigns resume {name}`.", as_json)
+        _report(
+            client, name, f"{name} is paused. Go on with `campaigns resume {shlex.quote(name)}`.", as_json
+        )
 
 
 @click.command()
@@ -30,8 +35,9 @@ def pause(name: str, as_json: bool) -> None:
 def resume(name: str, as_json: bool) -> None:
     """Go on with a paused campaign."""
     with Client(load_settings()) as client:
-        client.campaign(name).resume()
+        told = client.campaign(name).resume()
         _report(client, name, f"{name} goes on.", as_json)
+        say_who_is_missing(client, told=told)
 
 
 @click.command()
@@ -70,7 +76,8 @@ def retry(name: str, state: str, as_json: bool) -> None:
             note(f"note: {counted(retried.count, 'of them', 'of them')} may get a second mail.")
         if retried.too_young:
             people = counted(retried.too_young, "person was", "people were")
-            note(f"note: {people} left alone: the server may still answer. Try again in some minutes.")
+            when = clock_time(retried.ready_in_seconds)
+            note(f"note: {people} left alone: the server may still answer. Try again from {when}.")
         extra = {"retried": retried.count, "too_young": retried.too_young}
         _report(
             client,
@@ -79,6 +86,8 @@ def retry(name: str, state: str, as_json: bool) -> None:
             as_json,
             extra,
         )
+        if retried.count:
+            say_who_is_missing(client, told=retried.told)
 
 
 def _report(client: Client, name: str, text: str, as_json: bool, extra: dict[str, Any] | None = None) -> None:

@@ -24,12 +24,20 @@ STATE_STYLES = {
     "closed": "green",
     "sent": "green",
     "half-open": "yellow",
+    "working": "green",
+    "on trial": "yellow",
+    "resting": "red",
     "paused": "yellow",
     "uncertain": "yellow",
     "open": "red",
     "failed": "red",
     "cancelled": "red",
 }
+
+
+_WHOLE = frozenset({"email", "since", "updated", "at", "server", "state", "status", "worker"})
+"""Columns that are not folded: a part of such a value is of no use."""
+_NO_TERMINAL_COLUMNS = 100_000
 
 
 def print_json(value: object) -> None:
@@ -42,27 +50,40 @@ def note(message: str) -> None:
     click.echo("\n".join(printable(line) for line in message.split("\n")), err=True)
 
 
-def console(*, stderr: bool = False) -> Console:
-    """Colours on a terminal alone; 80 columns wherever the width is not known."""
+def console(*, stderr: bool = False, wide: bool = False) -> Console:
+    """Colours on a terminal alone; elsewhere 80 columns, or `wide` enough for any line."""
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else 80
+    width = None if stream.isatty() else _NO_TERMINAL_COLUMNS if wide else 80
     return Console(file=stream, highlight=False, width=width, soft_wrap=not stream.isatty())
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> None:
-    """A plain table. Columns whose name ends in `>` are aligned to the right."""
+    """A plain table. Columns whose name ends in `>` are aligned to the right.
+
+    On a terminal, long cells are folded, but never an address or a time; elsewhere nothing is, for grep.
+    """
     if not rows:
         note(empty)
         return
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
         right = column.endswith(">")
+        whole = right or column in _WHOLE
         table.add_column(
-            column.rstrip(">"), justify="right" if right else "left", no_wrap=right, overflow="fold"
+            column.rstrip(">"),
+            justify="right" if right else "left",
+            no_wrap=whole,
+            overflow="ignore" if whole else "fold",
         )
     for row in rows:
         table.add_row(*(_cell(value) for value in row))
-    console().print(table)
+    screen = console(wide=True)
+    if screen.is_terminal:
+        screen.print(table)
+        return
+    with screen.capture() as captured:
+        screen.print(table)
+    click.echo("\n".join(line.rstrip() for line in captured.get().rstrip("\n").split("\n")))
 
 
 def _cell(value: object) -> Text:
@@ -84,6 +105,12 @@ def local_time(seconds: float | None) -> str:
     if seconds is None:
         return ""
     return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def short_time(seconds: float | None) -> str:
+    """The same for narrow columns: without the date if it is today's."""
+    told = local_time(seconds)
+    return told.removeprefix(f"{datetime.now().astimezone():%Y-%m-%d} ")
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:

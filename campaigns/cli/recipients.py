@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import click
 
 from campaigns.campaign import Delivery
-from campaigns.cli.output import iso, local_time, print_table
+from campaigns.cli.output import iso, print_table, short_time
 from campaigns.client import Client
 from campaigns.printable import spreadsheet_cell
 from campaigns.settings import load_settings
@@ -67,7 +67,7 @@ def _print_table(deliveries: Iterable[Delivery]) -> None:
     rows: list[tuple[object, ...]] = []
     empty = "Nobody."
     for delivery in deliveries:
-        reply, updated = delivery.reply, local_time(delivery.updated_at)
+        reply, updated = delivery.reply, short_time(delivery.updated_at)
         rows.append((delivery.email, delivery.state, delivery.server, delivery.deferrals, updated, reply))
         if len(rows) == _TABLE_ROWS:
             print_table(_HEADER, rows, empty="")
@@ -76,7 +76,7 @@ def _print_table(deliveries: Iterable[Delivery]) -> None:
         print_table(_HEADER, rows, empty=empty)
 
 
-_HEADER = ("email", "state", "server", "tries>", "updated", "reply")
+_HEADER = ("email", "state", "server", "deferrals>", "updated", "reply")
 
 
 def _row(delivery: Delivery) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,11 +10,12 @@ from pathlib import Path
 import click
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from campaigns.cli.absence import say_who_is_missing
 from campaigns.cli.output import console, counted, json_option, local_time, note, print_json
 from campaigns.cli.status import INTERRUPTED, watch_campaign
 from campaigns.client import Client
 from campaigns.recipients import ImportReport
-from campaigns.settings import DEFAULT_STREAM, load_settings
+from campaigns.settings import BUILT_IN_STREAMS, DEFAULT_STREAM, load_settings
 from campaigns.states import Status
 from campaigns.units import Rate
 
@@ -60,7 +62,13 @@ def _rate(_context: click.Context, _parameter: click.Parameter, value: str | Non
     metavar="CSV",
     help="With a header; one column is called email.",
 )
-@click.option("--stream", default=DEFAULT_STREAM, show_default=True, help="Which servers, in which order.")
+@click.option(
+    "--stream",
+    default=DEFAULT_STREAM,
+    show_default=True,
+    metavar="|".join(BUILT_IN_STREAMS),
+    help="Which servers, in which order; or one of [streams] in campaigns.toml.",
+)
 @click.option("--at", callback=_when, metavar="TIME", help="Not before, ISO 8601 with zone.")
 @click.option("--rate", callback=_rate, metavar="N/s|N/m|N/h", help="At most.")
 @click.option("--watch", is_flag=True, help="Stay, and show how far it has come.")
@@ -110,16 +118,16 @@ def send(  # noqa: PLR0913, PLR0917 - the options of the command
             click.get_current_context().exit(INTERRUPTED)
         told = campaign.send(at=at)
         status = campaign.status().status
-        if as_json:
-            print_json({"name": name, "status": str(status), **report.to_dict()})
-        else:
+        if not as_json:
             _print_report(name, report)
             click.echo(_sent_text(name, status, at))
         if not report.added:
             note(f"note: nobody in {recipients} can be written to; nothing of {name} is sent.")
-        _say_who_is_missing(client, told)
+        say_who_is_missing(client, told=told)
         if watch:
-            watch_campaign(client, name, file=sys.stderr if as_json else sys.stdout)
+            status = watch_campaign(client, name, file=sys.stderr if as_json else sys.stdout).status
+        if as_json:
+            print_json({"name": name, "status": str(status), **report.to_dict()})
 
 
 def _import(client: Client, name: str, file: Path) -> ImportReport:
@@ -151,16 +159,7 @@ def _print_report(name: str, report: ImportReport) -> None:
 
 
 def _sent_text(name: str, status: Status, at: datetime | None) -> str:
+    quoted = shlex.quote(name)
     if status is Status.SCHEDULED and at is not None:
-        return f"It starts at {local_time(at.timestamp())}. Call it off with `campaigns cancel {name}`."
-    return f"It is {status}. Follow it with `campaigns watch {name}`."
-
-
-def _say_who_is_missing(client: Client, told: bool) -> None:
-    missing = client.servers_without_worker()
-    if len(missing) == len(client.settings.servers):
-        note("note: no worker is running; the mail goes out when one is (`campaigns up`).")
-    elif missing:
-        note(f"note: nobody works for {', '.join(missing)}; the other servers carry its mail.")
-    if not told:
-        note("note: the broker is not there; the mail goes out when it is back.")
+        return f"It starts at {local_time(at.timestamp())}. Call it off with `campaigns cancel {quoted}`."
+    return f"It is {status}. Follow it with `campaigns watch {quoted}`."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from campaigns.cli.output import as_dicts, json_option, local_time, print_json, print_table
+from campaigns.cli.output import as_dicts, json_option, print_json, print_table, short_time
 from campaigns.client import Client
 from campaigns.settings import load_settings
 
@@ -21,13 +21,13 @@ def servers(as_json: bool) -> None:
         rows = [
             (
                 server.name,
-                server.state,
+                server.state_text,
                 f"{100 * server.share:.0f} %",
                 server.weight,
                 server.rate or "-",
                 "yes" if server.has_worker else "no",
-                local_time(server.since),
-                server.reason,
+                short_time(server.since),
+                server.reason_text,
             )
             for server in every
         ]
@@ -54,7 +54,7 @@ def events(server: str | None, limit: int, as_json: bool) -> None:
             return
         rows = [
             (
-                local_time(event.at),
+                short_time(event.at),
                 event.server or event.campaign,
                 event.kind,
                 f"{event.from_state or ''} > {event.to_state or ''}".strip(" >") if event.to_state else "",

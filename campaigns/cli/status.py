@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from typing import TextIO
 
@@ -56,7 +57,7 @@ def watch_campaign(client: Client, name: str, *, file: TextIO) -> Progress:
     try:
         return campaign.watch(file=file)
     except KeyboardInterrupt:
-        note(f"\nNot watching any more; {name} goes on. Again: `campaigns watch {name}`.")
+        note(f"\nNot watching any more; {name} goes on. Again: `campaigns watch {shlex.quote(name)}`.")
         click.get_current_context().exit(INTERRUPTED)
 
 
@@ -81,7 +82,11 @@ def _print_one(progress: Progress) -> None:
     reason = f" ({progress.reason})" if progress.reason else ""
     click.echo(f"{progress.name} is {progress.status}{reason}: {progress.done:,} of {progress.total:,} done")
     if not progress.is_over:
-        click.echo(f"{progress.rate_per_second:,.1f} mails/s, {seconds_text(progress.eta_seconds)} to go")
+        eta = progress.eta_seconds
+        left = "no estimate yet" if eta is None else f"{seconds_text(eta)} to go"
+        click.echo(f"{progress.rate_per_second:,.1f} mails/s, {left}")
+    if progress.waiting_text:
+        click.echo(f"{progress.waiting_text}, the first in {seconds_text(progress.waiting.first_seconds)}")
     click.echo()
     counts = [(str(state), f"{progress.counts.get(state, 0):,}") for state in State]
     print_table(("state", "recipients>"), counts, empty="")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from campaigns.cli.output import counted, iso, json_option, local_time, note, print_json, print_table
+from campaigns.cli.output import counted, iso, json_option, note, print_json, print_table, short_time
 from campaigns.client import Client
 from campaigns.settings import load_settings
 
@@ -72,7 +72,7 @@ def list_(as_json: bool) -> None:
                 ]
             )
         else:
-            rows = [(one.email, local_time(one.created_at), one.reason) for one in every]
+            rows = [(one.email, short_time(one.created_at), one.reason) for one in every]
             print_table(("email", "since", "reason"), rows, empty="Nobody is suppressed.")
 
 
