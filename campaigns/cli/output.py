@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import click
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -37,6 +37,9 @@ STATE_STYLES = {
 
 _WHOLE = frozenset({"email", "since", "updated", "at", "server", "state", "status", "worker"})
 """Columns that are not folded: a part of such a value is of no use."""
+_LEAST_FOLDED = 12
+"""No other column is made narrower than this, or than its longest cell."""
+_GAP = 2
 _NO_TERMINAL_COLUMNS = 100_000
 
 
@@ -65,21 +68,28 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, emp
     if not rows:
         note(empty)
         return
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for column in columns:
-        right = column.endswith(">")
+    cells = [[_cell(value) for value in row] for row in rows]
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, _GAP, 0, 0))
+    least = 0
+    for place, column in enumerate(columns):
+        name, right = column.rstrip(">"), column.endswith(">")
+        longest = max(len(name), *(row[place].cell_len for row in cells))
         whole = right or column in _WHOLE
-        table.add_column(
-            column.rstrip(">"),
-            justify="right" if right else "left",
-            no_wrap=whole,
-            overflow="ignore" if whole else "fold",
-        )
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row))
+        width = longest if whole else min(longest, _LEAST_FOLDED)
+        least += width + _GAP
+        justify: JustifyMethod = "right" if right else "left"
+        table.add_column(name, justify=justify, min_width=width, no_wrap=whole, overflow="fold")
+    for row in cells:
+        table.add_row(*row)
+    _print_lines(table, least)
+
+
+def _print_lines(table: Table, least: int) -> None:
+    """At least so wide: a terminal that is narrower breaks lines itself, and nothing is cut off."""
     screen = console(wide=True)
     if screen.is_terminal:
-        screen.print(table)
+        screen.width = max(screen.width, least)
+        screen.print(table, soft_wrap=False, crop=False)
         return
     with screen.capture() as captured:
         screen.print(table)

@@ -300,6 +300,19 @@ def test_a_terminal_folds_reasons_but_neither_addresses_nor_times(monkeypatch: p
     assert max(len(line) for line in shown.splitlines()) <= 80
 
 
+def test_a_terminal_that_is_too_narrow_breaks_lines_itself_and_nothing_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    screen = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=60, highlight=False)
+    monkeypatch.setattr(output, "console", lambda **_: screen)
+    email, at = f"{'a' * 30}@example.com", output.local_time(1.0)
+    columns = ("email", "state", "server", "deferrals>", "updated", "reply")
+    output.print_table(columns, [(email, "pending", "primary", 3, at, "word " * 30)], empty="")
+    shown = screen.file.getvalue()  # type: ignore[attr-defined]
+    assert all(part in shown for part in (email, "pending", "primary", at, "deferrals"))
+    assert shown.count("word") == 30
+
+
 def test_a_time_of_today_is_told_without_its_date() -> None:
     assert len(output.short_time(time.time())) == len("12:34:56")
     assert output.short_time(86_400.0 * 3) == output.local_time(86_400.0 * 3)

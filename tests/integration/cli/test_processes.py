@@ -184,6 +184,19 @@ def test_watching_with_json_prints_the_last_status_alone(desk: Desk) -> None:
     assert json.loads(out)["status"] == "cancelled"
 
 
+def test_sending_and_watching_with_json_prints_the_status_after_the_watch(desk: Desk) -> None:
+    desk.write("list.csv", "email\nann@example.com\n")
+    desk.write("text.txt", "Hello")
+    with desk.start(*SEND, "--watch", "--json") as process:
+        assert process.stderr is not None
+        while "spring running" not in process.stderr.readline():
+            assert process.poll() is None
+        desk.run("cancel", "spring")
+        out, _ = process.communicate(timeout=DEADLINE_SECONDS)
+    told = json.loads(out)
+    assert (told["status"], told["added"]) == ("cancelled", 1)
+
+
 def test_a_reader_that_goes_away_is_no_traceback(desk: Desk) -> None:
     write_list(desk.directory / "list.csv", 5000)
     desk.send()
