@@ -28,7 +28,7 @@ from campaigns.ledger import CampaignRecord, Import, Ledger
 from campaigns.message import CampaignContent, CompiledMessage, compile_campaign
 from campaigns.pace import rates_per_second
 from campaigns.private_files import make_private_directory
-from campaigns.server_status import ServerStatus, server_statuses
+from campaigns.server_status import ServerStatus, server_statuses, with_last_fault
 from campaigns.settings import DEFAULT_STREAM, Settings, load_settings
 from campaigns.states import Status
 from campaigns.suppressions import Suppressions
@@ -163,13 +163,14 @@ class Client:
 
     def servers(self) -> list[ServerStatus]:
         """Each configured server: health, share, limit, the last change and its reason."""
-        return server_statuses(
+        statuses = server_statuses(
             self.settings,
             self._board.snapshot(),
             self._readers(),
             self.ledger.now(),
             is_known=not self._board.is_away,
         )
+        return [with_last_fault(status, self.ledger) for status in statuses]
 
     def servers_without_worker(self) -> tuple[str, ...]:
         """The servers whose queue nobody reads now."""

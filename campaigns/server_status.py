@@ -9,10 +9,12 @@ from typing import Any
 
 from campaigns.breaker import BreakerState
 from campaigns.health import ServerHealth
+from campaigns.ledger import Ledger
 from campaigns.routing import evened, usable
 from campaigns.settings import DEFAULT_STREAM, Server, Settings
 
 UNKNOWN = "not known now: the broker is not there"
+_LATEST_EVENTS = 20
 _STATE_TEXTS = {
     str(BreakerState.CLOSED): "working",
     str(BreakerState.HALF_OPEN): "on trial",
@@ -32,6 +34,7 @@ class ServerStatus:
     since: float | None = None
     reason: str | None = None
     has_worker: bool = False
+    last_fault: str | None = None
 
     @property
     def state_text(self) -> str:
@@ -43,7 +46,8 @@ class ServerStatus:
         """The reason, for people: on trial, the breaker knows no more than that its rest is over."""
         if self.state != BreakerState.HALF_OPEN or self.reason == UNKNOWN:
             return self.reason or ""
-        return "being tried with single mails" + (f"; {self.reason}" if self.reason else "")
+        cause = f"last fault: {self.last_fault}" if self.last_fault else self.reason
+        return "being tried with single mails" + (f"; {cause}" if cause else "")
 
     def to_dict(self) -> dict[str, Any]:
         """The object that `campaigns servers --json` prints; `since` in ISO 8601, UTC."""
@@ -88,6 +92,15 @@ def server_statuses(
         for server in settings.servers
     ]
     return statuses if is_known else [replace(status, reason=UNKNOWN) for status in statuses]
+
+
+def with_last_fault(status: ServerStatus, ledger: Ledger) -> ServerStatus:
+    """The breaker forgets, while half-open, why it opened; the events know."""
+    if status.state != BreakerState.HALF_OPEN:
+        return status
+    events = ledger.events(status.name, None, _LATEST_EVENTS)
+    faults = [event.reason for event in events if event.to_state == BreakerState.OPEN]
+    return replace(status, last_fault=faults[-1] if faults else None)
 
 
 def _status(server: Server, health: ServerHealth | None, has_worker: bool, share: float) -> ServerStatus:

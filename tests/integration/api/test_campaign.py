@@ -28,6 +28,7 @@ from campaigns.errors import (
     UnknownCampaign,
     UnknownStream,
 )
+from campaigns.health import HealthBoard
 from campaigns.ledger import Claim, CommitPoint, Record
 from campaigns.settings import Settings
 from campaigns.states import State, Status
@@ -162,6 +163,19 @@ def test_status_has_every_state_server_and_a_sum(client: Client, campaign: Campa
         "primary": {"sent": 5, "rerouted": 0},
         "secondary": {"sent": 0, "rerouted": 0},
     }
+
+
+def test_a_server_on_trial_is_told_with_the_fault_that_took_it_off(client: Client) -> None:
+    client.ledger.record_event("server", server="primary", to_state="open", reason="dead")
+    client.ledger.record_event("server", server="primary", to_state="half-open", reason="cool-down is over")
+    now = [1000.0]
+    board = client.__dict__["_board"] = HealthBoard(None, clock=lambda: now[0])
+    for _ in range(3):
+        board.fault("primary", "dead")
+    now[0] += 3600
+    primary, _ = client.servers()
+    assert primary.state == "half-open"
+    assert primary.reason_text == "being tried with single mails; last fault: dead"
 
 
 def test_who_waits_for_later_is_counted_and_nobody_else(client: Client, campaign: Campaign) -> None:
