@@ -8,6 +8,7 @@ import random
 import secrets
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 from celery import Celery
@@ -34,7 +35,10 @@ HEALTH_SECONDS = 0.25
 HEARTBEAT_SECONDS = 2.0
 PRODUCE_BUSY_SECONDS = 0.1
 PRODUCE_IDLE_SECONDS = 0.8
+PRODUCE_TURNS_PER_SECOND = 8.0
 SWEEP_SECONDS = 1.0
+SWEEP_TURNS_PER_SECOND = 2.0
+"""Turns of all processes together."""
 JOURNAL_SECONDS = 30.0
 """How often the journals of workers that died are looked for."""
 
@@ -117,15 +121,29 @@ class Runtime:
     async def produce(self) -> int:
         """One turn of the producer; how many deliveries were published."""
         async with self._producing:
+            if not await self._has_turn("produce", PRODUCE_TURNS_PER_SECOND):
+                return 0
             return await asyncio.to_thread(self.producer.run_once)
 
     async def sweep(self) -> None:
         """One turn of the sweep. After an outage it waits a lease before it judges anybody's."""
         async with self._sweeping:
+            if not await self._has_turn("sweep", SWEEP_TURNS_PER_SECOND):
+                return
             if self.services.outages != self._outages_seen:
                 self._outages_seen = self.services.outages
                 self.sweeper.hold_judgement(self.settings.delivery.lease_seconds)
             await asyncio.to_thread(self.sweeper.run_once)
+
+    async def _has_turn(self, work: str, turns_per_second: float) -> bool:
+        """Whether it is this process's turn: all may do this work, but not all at once, over the same rows.
+
+        Nothing depends on it: while Redis is away, each process takes its turns alone.
+        """
+        take = partial(
+            self.services.limits.take, f"turn:{work}", turns_per_second, 1, burst_seconds=1 / turns_per_second
+        )
+        return (await asyncio.to_thread(take)).granted > 0
 
     async def _drain(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
