@@ -6,7 +6,7 @@ __all__ = ["Window"]
 
 MOST = 4_000
 SECONDS_OF_WORK = 4.0
-STUCK_SECONDS = 3.0
+STUCK_SECONDS = 10.0
 
 
 @dataclass(kw_only=True)
