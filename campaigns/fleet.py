@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from campaigns import routing
 from campaigns.classifier import Classification
 from campaigns.health import Change, HealthBoard, ServerHealth
-from campaigns.ledger import Ledger
+from campaigns.ledger import DeadServer, Ledger, ModeRecord, StandbyRecord
 from campaigns.settings import Server, Settings
 
 __all__ = ["READER_SECONDS", "Fleet", "Readers"]
@@ -55,6 +55,9 @@ class Fleet:
         self.readers = Readers(processes={}, sent_per_second={}, is_settled=False)
         self._health: Mapping[str, ServerHealth] = {}
         self._blocks: Sequence[routing.Blocked] = ()
+        self._modes: Mapping[str, ModeRecord] = {}
+        self._standbys: Mapping[str, StandbyRecord] = {}
+        self._dead: Sequence[DeadServer] = ()
         self._monotonic = monotonic
         self._slow_refresh_at = 0.0
         self._clock_offset = 0.0
@@ -74,6 +77,9 @@ class Fleet:
             self._slow_refresh_at = self._monotonic() + SLOW_REFRESH_SECONDS
             self._clock_offset = self.ledger.database.now() - time.time()
             self._blocks = self.ledger.blocks()
+            self._modes = self.ledger.modes()
+            self._standbys = self.ledger.standbys()
+            self._dead = self.ledger.declared_dead()
             self.readers = self._read_workers()
 
     def refresh_soon(self) -> None:
@@ -97,12 +103,52 @@ class Fleet:
             domain=domain,
             now=self.now(),
             without=without,
+            weights={server.name: self.weight(server.name, stream) for server in self.settings.route(stream)},
+            off=self.off(),
         )
 
     def probing(self, stream: str) -> tuple[str, ...]:
         """Half-open servers of the stream: a few real mails are to try them."""
         readers = self.readers.names(self.settings.servers)
-        return routing.probing(self.settings.route(stream), health=self._health, readers=readers)
+        names = routing.probing(self.settings.route(stream), health=self._health, readers=readers)
+        off = self.off()
+        return tuple(name for name in names if name not in off)
+
+    def weight(self, server: str, stream: str) -> float:
+        """Its weight in a stream: the operator's, or the configured one."""
+        mode = self._modes.get(server)
+        if mode is not None and mode.weight is not None:
+            return float(mode.weight)
+        return float(self.settings.weight(server, stream))
+
+    def shares(self, stream: str, servers: Sequence[str]) -> dict[str, float]:
+        """The part of a stream's new mail that each of `servers` is given now; they add up to 1."""
+        weights = {name: self.weight(name, stream) for name in servers}
+        return routing.shares(weights, {name: one.share for name, one in self._health.items()})
+
+    def mode(self, server: str) -> str:
+        """open, drained or closed: what the operator decided."""
+        mode = self._modes.get(server)
+        return "open" if mode is None else mode.mode
+
+    def off(self) -> frozenset[str]:
+        """Servers that are given no new mail whatever their health: drained, closed, or not started."""
+        return frozenset(
+            server.name
+            for server in self.settings.servers
+            if self.mode(server.name) != "open" or not self.is_started(server.name)
+        )
+
+    def is_started(self, server: str) -> bool:
+        """False for a cold standby that has to be started first, and was not."""
+        if not self.settings.server(server).on_activate:
+            return True
+        standby = self._standbys.get(server)
+        return standby is not None and standby.state == "active"
+
+    def is_declared_dead(self, server: str, purpose: str) -> bool:
+        """Whether a drill has mail of this purpose treat the server as dead now."""
+        return any(dead.server == server and (dead.is_live or purpose == "drill") for dead in self._dead)
 
     def blocked(self, stream: str, sender: str, domain: str) -> frozenset[str]:
         """Servers of the stream that are taken off this sender or domain."""
@@ -115,10 +161,18 @@ class Fleet:
         return bool(self._blocks)
 
     def unavailable(self) -> tuple[str, ...]:
-        """Servers that mail should not wait for: their breaker is open, or nobody reads their queue."""
+        """Servers that mail should not wait for: their breaker is open, nobody reads their queue, or they
+        are closed or not started."""
         read = self.readers.names(self.settings.servers)
         names = [server.name for server in self.settings.servers]
-        return tuple(name for name in names if self._is_open_for_all(name) or (read and name not in read))
+        return tuple(
+            name
+            for name in names
+            if self._is_open_for_all(name)
+            or (read and name not in read)
+            or self.mode(name) == "closed"
+            or not self.is_started(name)
+        )
 
     def _is_open_for_all(self, server: str) -> bool:
         return self.state(server) == "open" and self.is_shared
@@ -131,6 +185,8 @@ class Fleet:
 
     def admits(self, server: str) -> bool | None:
         """Whether an attempt may begin; None: only a probe may, and one must ask `may_probe`."""
+        if self.mode(server) == "closed" or not self.is_started(server):
+            return False
         if self.state(server) == "half-open":
             return None
         return routing.is_well(self._health.get(server))

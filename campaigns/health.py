@@ -57,6 +57,8 @@ class ServerHealth:
     consecutive_faults: int
     full_until: float | None = None
     rest_seconds: float = 0.0
+    share: float = 1.0
+    """The part of its usual share that it is given: less than 1 while it gets its load back."""
 
     @property
     def is_full(self) -> bool:

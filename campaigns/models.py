@@ -26,6 +26,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from campaigns.states import State, Status
 
 __all__ = [
+    "Alert",
     "Attempt",
     "Base",
     "Block",
@@ -33,9 +34,13 @@ __all__ = [
     "Counter",
     "Delivery",
     "Departure",
+    "Drill",
     "Event",
+    "Probe",
     "Recipient",
     "RecipientImport",
+    "ServerMode",
+    "Standby",
     "Suppression",
     "Worker",
 ]
@@ -87,6 +92,8 @@ class Campaign(Base):
     running_since: Mapped[float | None]
     """When it last began to run (a resume, too): what was refused before is not held against it."""
     finished_at: Mapped[float | None]
+    purpose: Mapped[str] = mapped_column(server_default="campaign")
+    """`campaign`; `drill` and `alert` are the system's own mail, and not listed with the others."""
     __table_args__ = (
         CheckConstraint(_one_of("status", Status), name="status"),
         CheckConstraint("status <> 'scheduled' OR scheduled_at IS NOT NULL", name="scheduled"),
@@ -192,6 +199,7 @@ class Attempt(Base):
     finished_at: Mapped[float]
     __table_args__ = (
         UniqueConstraint("delivery_id", "fence", "outcome"),
+        Index("ix_attempt_finished", "finished_at", "server"),
         Index(
             "ix_attempt_policy",
             "campaign_id",
@@ -291,3 +299,88 @@ class Block(Base):
     until: Mapped[float | None]
     reason: Mapped[str]
     created_at: Mapped[float]
+
+
+class ServerMode(Base):
+    """What the operator decided of a server; weight NULL: the configured one."""
+
+    __tablename__ = "server_mode"
+    server: Mapped[str] = mapped_column(primary_key=True)
+    mode: Mapped[str]
+    """`open`: takes mail; `drained`: is given no more, what waits goes out; `closed`: neither."""
+    weight: Mapped[int | None]
+    reason: Mapped[str | None]
+    changed_at: Mapped[float]
+    __table_args__ = (CheckConstraint("mode IN ('open', 'drained', 'closed')", name="mode"),)
+
+
+class Probe(Base):
+    """How an idle server answered when it was last tried without a mail."""
+
+    __tablename__ = "probe"
+    server: Mapped[str] = mapped_column(primary_key=True)
+    next_at: Mapped[float]
+    """Who moves it on may probe: so one process does."""
+    probed_at: Mapped[float | None]
+    succeeded_at: Mapped[float | None]
+    latency_seconds: Mapped[float | None]
+    certificate_until: Mapped[float | None]
+    error: Mapped[str | None]
+
+
+class Standby(Base):
+    """A cold server that must be started before it takes mail."""
+
+    __tablename__ = "standby"
+    server: Mapped[str] = mapped_column(primary_key=True)
+    state: Mapped[str]
+    """`resting`, `starting`, `active`, `stopping`."""
+    owner: Mapped[str | None]
+    until: Mapped[float | None]
+    """When the owner's turn is over, whatever became of it."""
+    reason: Mapped[str | None]
+    changed_at: Mapped[float]
+    __table_args__ = (
+        CheckConstraint("state IN ('resting', 'starting', 'active', 'stopping')", name="state"),
+    )
+
+
+class Drill(Base):
+    """A rehearsed failover, and what was measured. Seconds are None where it did not come to that."""
+
+    __tablename__ = "drill"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    server: Mapped[str]
+    is_live: Mapped[bool]
+    """Whether the server was declared dead for all mail, or for the drill's own alone."""
+    status: Mapped[str]
+    """`running`, `passed`, `failed`."""
+    dead_until: Mapped[float | None]
+    """Until when the server counts as dead; None: not (any more)."""
+    started_at: Mapped[float]
+    finished_at: Mapped[float | None]
+    detection_seconds: Mapped[float | None]
+    switch_seconds: Mapped[float | None]
+    return_seconds: Mapped[float | None]
+    recipients: Mapped[int]
+    sent: Mapped[int]
+    lost: Mapped[int]
+    duplicates: Mapped[int]
+    uncertain: Mapped[int]
+    reason: Mapped[str | None]
+    __table_args__ = (
+        CheckConstraint("status IN ('running', 'passed', 'failed')", name="status"),
+        Index("ix_drill_server", "server", "id"),
+    )
+
+
+class Alert(Base):
+    """How far a channel (`webhook`, `email`) has told of the events."""
+
+    __tablename__ = "alert"
+    channel: Mapped[str] = mapped_column(primary_key=True)
+    last_event_id: Mapped[int]
+    next_at: Mapped[float]
+    """Who moves it on may tell: so one process does."""
+    failures: Mapped[int]
+    error: Mapped[str | None]

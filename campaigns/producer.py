@@ -189,7 +189,7 @@ class Producer:
             return []
         result = routing.assign(
             members,
-            weights={name: self._settings.server(name).weight for name in usable},
+            weights=self._fleet.shares(stream, usable),
             room={name: room[name] for name in usable},
             share=self._shares[usable],
             spill=self._is_any_stuck(usable),

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-__all__ = ["Assignment", "Blocked", "Condition", "Routed", "Share", "assign", "probing", "usable"]
+__all__ = ["Assignment", "Blocked", "Condition", "Routed", "Share", "assign", "probing", "shares", "usable"]
 
 
 class Routed(Protocol):
@@ -23,6 +23,9 @@ class Condition(Protocol):
     def state(self) -> str: ...
     @property
     def is_full(self) -> bool: ...
+    @property
+    def share(self) -> float:
+        """The part of its usual share that it is given: less than 1 while it gets its load back."""
 
 
 class Blocked(Protocol):
@@ -57,15 +60,39 @@ def usable(  # noqa: PLR0913 - everything that has a say, each by its name
     domain: str = "",
     now: float,
     without: str | None = None,
+    weights: Mapping[str, float] | None = None,
+    off: Collection[str] = (),
 ) -> tuple[str, ...]:
     """The names that may be given mail now, in the order of the route; cold ones only if no hot one is left.
 
-    Empty: the mail waits. Servers that no worker reads count only while none of the route is read.
+    `weights`: where they are not the servers' own. `off`: servers that are given nothing now, for a reason
+    that is not their health. Empty: the mail waits. Servers that no worker reads count only while none of the
+    route is read.
     """
     able = [server for server in allowed(route, blocks, sender, domain, now) if server.name != without]
     able = [server for server in read(able, readers) if is_well(health.get(server.name))]
-    hot = [server for server in able if server.weight > 0]
+    able = [server for server in able if server.name not in off]
+    weights = weights or {server.name: server.weight for server in route}
+    hot = [server for server in able if weights[server.name] > 0]
     return tuple(server.name for server in hot or able)
+
+
+def shares(weights: Mapping[str, float], given: Mapping[str, float]) -> dict[str, float]:
+    """The parts, adding up to 1, that servers get which are given only a part of their usual share.
+
+    `given`: by server, from 0 to 1; left out: all of it. What they are not given goes to those that are
+    given all, by weight; where there is none, everybody's part grows alike.
+    """
+    even = evened(weights)
+    total = sum(even.values())
+    usual = {name: weight / total for name, weight in even.items()}
+    parts = {name: part * given.get(name, 1.0) for name, part in usual.items()}
+    whole = {name: part for name, part in parts.items() if given.get(name, 1.0) >= 1.0 and part > 0}
+    takers = whole or {name: part for name, part in parts.items() if part > 0}
+    if not takers:
+        return usual
+    left, base = 1.0 - sum(parts.values()), sum(takers.values())
+    return {name: part + (left * part / base if name in takers else 0.0) for name, part in parts.items()}
 
 
 def probing(

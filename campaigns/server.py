@@ -8,8 +8,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, SecretStr, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 
+from campaigns.policies import DomainLimits, Limits, WarmUp, seconds, whole_number
 from campaigns.units import Rate
 
 NAME_FORM = "a small letter, then small letters, digits and hyphens"
@@ -24,18 +33,6 @@ def valid_name(name: str) -> str:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} is not a name: {NAME_FORM}")
     return name
-
-
-def whole_number(least: int, most: int) -> BeforeValidator:
-    """Accepts whole numbers, also as text from the environment; its error says the range."""
-
-    def check(value: object) -> int:
-        text = str(value).strip()
-        if isinstance(value, bool) or not re.fullmatch(r"-?\d{1,18}", text) or not least <= int(text) <= most:
-            raise ValueError(f"{value!r} is not a whole number from {least} to {most}")
-        return int(text)
-
-    return BeforeValidator(check)
 
 
 def _rate(value: object) -> object:
@@ -58,6 +55,12 @@ class Server(BaseModel):
     weight: Annotated[int, whole_number(0, 1_000_000)] = 1
     connections: Annotated[int, whole_number(1, 10_000)] = 20
     rate: Annotated[Rate | None, BeforeValidator(_rate)] = None
+    limits: Limits = ()
+    domain_limits: DomainLimits = Field(default_factory=dict)
+    warm_up: WarmUp | None = None
+    on_activate: tuple[str, ...] = ()
+    on_deactivate: tuple[str, ...] = ()
+    activate_seconds: Annotated[float, seconds(3600)] = 60.0
     ca_file: Path | None = None
     max_messages_per_connection: Annotated[int, whole_number(1, 1_000_000)] = 100
 
@@ -77,6 +80,27 @@ class Server(BaseModel):
         if value is not None and not value.is_file():
             raise ValueError(f"{value} is not a file")
         return value
+
+    @field_validator("on_activate", "on_deactivate", mode="before")
+    @classmethod
+    def _command(cls, value: Any) -> tuple[str, ...]:
+        is_list = isinstance(value, (list, tuple)) and all(isinstance(part, str) for part in value)
+        if not is_list or (value and not value[0]):
+            raise ValueError(
+                'must be a list: the program and its arguments, such as ["systemctl", "start", "postfix"]'
+            )
+        return tuple(value)
+
+    @model_validator(mode="after")
+    def _hooks_are_of_a_standby(self) -> Server:
+        if (self.on_activate or self.on_deactivate) and self.weight > 0:
+            raise ValueError("on_activate and on_deactivate are for a cold standby: set weight = 0")
+        return self
+
+    @property
+    def all_limits(self) -> tuple[Rate, ...]:
+        """`rate` and `limits` together."""
+        return (*((self.rate,) if self.rate else ()), *self.limits)
 
     @model_validator(mode="after")
     def _authentication_is_safe(self) -> Server:

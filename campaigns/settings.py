@@ -25,7 +25,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from campaigns.errors import UnknownServer, UnknownStream
-from campaigns.server import Server, valid_name, whole_number
+from campaigns.policies import AlertPolicy, BreakerPolicy, DomainLimits, seconds, whole_number
+from campaigns.server import Server, valid_name
 from campaigns.settings_sources import add_validation_errors, read_sources, suggestion
 from campaigns.units import DURATION_FORM, Rate, parse_duration_seconds
 
@@ -40,23 +41,14 @@ _BROKER_FORM = '"embedded", redis://host:6379/0, rediss://host:6379/0 or amqp://
 _STATE_FORM = "redis://host:6379/1, rediss://host:6379/1 or unix:///path/to/socket?db=1"
 
 
-def _seconds(most: float) -> BeforeValidator:
-    def check(value: object) -> float:
-        try:
-            seconds = float(str(value))
-        except ValueError:
-            seconds = -1.0
-        if isinstance(value, bool) or not 0 < seconds <= most:
-            raise ValueError(f"{value!r} is not a number of seconds, more than 0 and at most {most:g}")
-        return seconds
-
-    return BeforeValidator(check)
-
-
 def _durations(value: object) -> tuple[float, ...]:
     if not isinstance(value, (list, tuple)) or not value:
         raise ValueError(f"must be a list, each {DURATION_FORM}")
     return tuple(parse_duration_seconds(item) for item in value)
+
+
+def _duration_or_none(value: object) -> float | None:
+    return None if value is None else parse_duration_seconds(value)  # type: ignore[arg-type]
 
 
 class Delivery(BaseModel):
@@ -65,11 +57,11 @@ class Delivery(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     on_uncertain: Literal["hold", "resend"] = "hold"
-    lease_seconds: Annotated[float, _seconds(3600)] = 20.0
-    connect_seconds: Annotated[float, _seconds(3600)] = 15.0
-    command_seconds: Annotated[float, _seconds(3600)] = 60.0
-    body_seconds: Annotated[float, _seconds(3600)] = 120.0
-    dot_seconds: Annotated[float, _seconds(3600)] = 600.0
+    lease_seconds: Annotated[float, seconds(3600)] = 20.0
+    connect_seconds: Annotated[float, seconds(3600)] = 15.0
+    command_seconds: Annotated[float, seconds(3600)] = 60.0
+    body_seconds: Annotated[float, seconds(3600)] = 120.0
+    dot_seconds: Annotated[float, seconds(3600)] = 600.0
     retry_after_seconds: Annotated[tuple[float, ...], BeforeValidator(_durations)] = Field(
         default=(300.0, 900.0, 3600.0, 14400.0),
         validation_alias=AliasChoices("retry_after", "retry_after_seconds"),
@@ -77,7 +69,7 @@ class Delivery(BaseModel):
     give_up_after_seconds: Annotated[float, BeforeValidator(parse_duration_seconds)] = Field(
         default=172800.0, validation_alias=AliasChoices("give_up_after", "give_up_after_seconds")
     )
-    shutdown_seconds: Annotated[float, _seconds(3600)] = 30.0
+    shutdown_seconds: Annotated[float, seconds(3600)] = 30.0
     max_crashes: Annotated[int, whole_number(1, 1000)] = 5
 
 
@@ -97,6 +89,16 @@ class Settings(BaseModel):
     servers: tuple[Server, ...] = ()
     delivery: Delivery = Delivery()
     streams: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    stream_weights: dict[str, dict[str, Annotated[int, whole_number(0, 1_000_000)]]] = Field(
+        default_factory=dict
+    )
+    sharing: Literal["capacity", "weights"] = "capacity"
+    breaker: BreakerPolicy = BreakerPolicy()
+    limits: DomainLimits = Field(default_factory=dict)
+    alerts: AlertPolicy = AlertPolicy()
+    drill_every_seconds: Annotated[float | None, BeforeValidator(_duration_or_none)] = Field(
+        default=None, validation_alias=AliasChoices("drill_every", "drill_every_seconds")
+    )
 
     @field_validator("directory")
     @classmethod
@@ -139,6 +141,16 @@ class Settings(BaseModel):
             for name in streams:
                 valid_name(name)
         return streams
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_weights(cls, data: Any) -> Any:
+        """A stream may be a table of its servers' weights, in its order."""
+        if not isinstance(data, dict) or not isinstance(data.get("streams"), Mapping):
+            return data
+        weighted = {name: route for name, route in data["streams"].items() if isinstance(route, Mapping)}
+        routes = {name: list(route) if name in weighted else route for name, route in data["streams"].items()}
+        return {**data, "streams": routes, "stream_weights": {**data.get("stream_weights", {}), **weighted}}
 
     @model_validator(mode="after")
     def _routes_exist(self) -> Settings:
@@ -211,6 +223,10 @@ class Settings(BaseModel):
         """The servers of a stream in its order; all of them for a stream that has no route of its own."""
         names = self.streams.get(stream)
         return self.servers if names is None else tuple(self.server(name) for name in names)
+
+    def weight(self, server: str, stream: str) -> int:
+        """A server's share of a stream, as it is configured."""
+        return self.stream_weights.get(stream, {}).get(server, self.server(server).weight)
 
     def check_stream(self, stream: str) -> str:
         """The stream, if a campaign may use it. Raises UnknownStream."""

@@ -19,17 +19,25 @@ from typing import Any
 from pydantic import ValidationError
 
 from campaigns.errors import SettingsError
+from campaigns.policies import BreakerPolicy, WarmUp
 from campaigns.server import password_variable
 
 logger = logging.getLogger(__name__)
 
 PREFIX = "CAMPAIGNS_"
 _PASSWORD_PREFIX = password_variable("")
-TOP_KEYS = ("database", "broker", "state", "servers", "delivery", "streams")
+TOP_KEYS = (
+    *("database", "broker", "state", "servers", "delivery", "streams", "sharing", "breaker", "limits"),
+    *("alerts", "drill_every"),
+)
 SERVER_KEYS = (
     *("name", "url", "tls", "username", "password_file", "weight", "connections", "rate", "ca_file"),
-    "max_messages_per_connection",
+    *("max_messages_per_connection", "limits", "domain_limits", "warm_up", "on_activate", "on_deactivate"),
+    "activate_seconds",
 )
+BREAKER_KEYS = tuple(BreakerPolicy.model_fields)
+ALERT_KEYS = ("webhook", "email", "sender", "every")
+WARM_UP_KEYS = tuple(WarmUp.model_fields)
 DELIVERY_KEYS = (
     *("on_uncertain", "lease_seconds", "connect_seconds", "command_seconds", "body_seconds", "dot_seconds"),
     *("retry_after", "give_up_after", "shutdown_seconds", "max_crashes"),
@@ -122,6 +130,8 @@ _FORMS = {
     ("servers", 1): "must be tables: one [[servers]] for each server, with name and url",
     ("servers", 2): "must be a table: [[servers]], with name and url",
     ("delivery", 1): "must be a table: [delivery], with keys such as lease_seconds",
+    ("breaker", 1): "must be a table: [breaker], with keys such as consecutive_faults",
+    ("alerts", 1): "must be a table: [alerts], with keys such as webhook",
     ("streams", 1): 'must be a table: [streams], with lines such as promotional = ["primary", "secondary"]',
     ("streams", 2): 'must be a list of servers, such as ["primary", "secondary"]',
     ("streams", 3): 'must be the name of a server, such as "primary"',
@@ -158,12 +168,13 @@ def _apply_environment(sources: Sources, environ: Mapping[str, str]) -> None:
 
 def _override(sources: Sources, variable: str, path: list[str], value: str) -> None:
     match path:
-        case ["database" | "broker" | "state" as key]:
+        case ["database" | "broker" | "state" | "sharing" | "drill_every" as key]:
             sources.data[key] = value
             sources.origins[(key,)] = variable
-        case ["delivery", key]:
-            _table(sources.data, "delivery")[key] = _listed(value) if key == "retry_after" else value
-            sources.origins[("delivery", key)] = variable
+        case ["delivery" | "breaker" | "alerts" as table, key]:
+            is_list = key in {"retry_after", "failback_percent"}
+            _table(sources.data, table)[key] = _listed(value) if is_list else value
+            sources.origins[(table, key)] = variable
         case ["streams", name]:
             name = name.replace("_", "-")
             _table(sources.data, "streams")[name] = _listed(value)
@@ -201,8 +212,9 @@ def _override_server(sources: Sources, variable: str, name: str, key: str, value
 
 def _refuse_unknown_keys(sources: Sources) -> None:
     _take_unknown(sources, (), sources.data, TOP_KEYS)
-    if isinstance(delivery := sources.data.get("delivery"), dict):
-        _take_unknown(sources, ("delivery",), delivery, DELIVERY_KEYS)
+    for name, known in (("delivery", DELIVERY_KEYS), ("breaker", BREAKER_KEYS), ("alerts", ALERT_KEYS)):
+        if isinstance(table := sources.data.get(name), dict):
+            _take_unknown(sources, (name,), table, known)
     for index, table in _server_tables(sources):
         if table.pop("password", None) is not None:
             sources.mistake(
@@ -211,6 +223,8 @@ def _refuse_unknown_keys(sources: Sources) -> None:
                 + password_variable(str(table.get("name", "<name>"))),
             )
         _take_unknown(sources, ("servers", index), table, SERVER_KEYS)
+        if isinstance(warm_up := table.get("warm_up"), dict):
+            _take_unknown(sources, ("servers", index, "warm_up"), warm_up, WARM_UP_KEYS)
 
 
 def _take_unknown(sources: Sources, path: KeyPath, table: dict[str, Any], known: tuple[str, ...]) -> None:

@@ -106,8 +106,7 @@ class Sweeper:
 
     def _weights(self, stream: str, without: str) -> dict[str, float]:
         usable = self._fleet.usable(stream, without=without)
-        weights = {name: float(self._settings.server(name).weight) for name in usable}
-        return weights if any(weights.values()) else dict.fromkeys(weights, 1.0)
+        return self._fleet.shares(stream, usable) if usable else {}
 
     def _end_leases(self) -> None:
         if self._monotonic() < self._judge_leases_at:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
-_RATE = re.compile(r"([0-9]{1,15})\s*/\s*([smh])")
+_RATE = re.compile(r"([0-9]{1,15})\s*/\s*([smhd])")
 _HIGHEST_PER_SECOND = 1_000_000
 
 DURATION_FORM = 'a duration such as "90s", "5m", "1h" or "2d"'
-RATE_FORM = 'a rate such as "200/s", "600/m" or "1000/h"'
+RATE_FORM = 'a rate such as "200/s", "600/m", "1000/h" or "50000/d"'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class Rate:
 
     @classmethod
     def parse(cls, text: str) -> Rate:
-        """`"200/s"`, `"600/m"`, `"1000/h"`. Raises ValueError that says what is allowed."""
+        """`"200/s"`, `"600/m"`, `"1000/h"`, `"50000/d"`. Raises ValueError that says what is allowed."""
         match = _RATE.fullmatch(text.strip())
         if match is None or int(match[1]) < 1:
             raise ValueError(f"{text!r} is not {RATE_FORM}")

@@ -26,6 +26,7 @@ from campaigns.ledger.recipients import (
     Recipients,
     Suppressed,
 )
+from campaigns.ledger.servers import DeadServer, Mode, ModeRecord, Servers, StandbyRecord
 from campaigns.ledger.status import CampaignRecord
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "Claimed",
     "CommitPoint",
     "Counts",
+    "DeadServer",
     "DeliveryRecord",
     "Due",
     "EventRecord",
@@ -43,6 +45,8 @@ __all__ = [
     "ImportProgress",
     "Ledger",
     "LiveWorker",
+    "Mode",
+    "ModeRecord",
     "Move",
     "NewRecipient",
     "Operation",
@@ -52,12 +56,13 @@ __all__ = [
     "Renew",
     "Retried",
     "ServerCounts",
+    "StandbyRecord",
     "Suppressed",
     "Swept",
 ]
 
 
-class Ledger(Batches, Assignments, Leases, CampaignSide, Counting, Recipients, Events):
+class Ledger(Batches, Assignments, Leases, CampaignSide, Counting, Recipients, Events, Servers):
     """Everything that may be asked of the ledger, of one database; safe to use from threads.
 
     `shard` spreads the counters: processes that write at the same time take different ones.

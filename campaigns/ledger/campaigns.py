@@ -30,9 +30,9 @@ __all__ = ["CampaignSide", "DeliveryRecord", "Retried"]
 
 _CREATE = """
 INSERT INTO campaign (name, status, sender, subject, html, text, reply_to, headers, list_unsubscribe,
-                      defaults, stream, rate_per_second, token, revision, created_at)
+                      defaults, stream, rate_per_second, token, revision, purpose, created_at)
 VALUES (:name, 'draft', :sender, :subject, :html, :text, :reply_to, :headers, :list_unsubscribe,
-        :defaults, :stream, :rate_per_second, :token, 1, {clock})
+        :defaults, :stream, :rate_per_second, :token, 1, :purpose, {clock})
 """
 _SET_STATUS = """
 UPDATE campaign SET status = :status, reason = :reason,
@@ -102,8 +102,12 @@ class CampaignSide(LedgerPart):
         defaults: Mapping[str, Any] | None = None,
         stream: str = "promotional",
         rate_per_second: float | None = None,
+        purpose: str = "campaign",
     ) -> CampaignRecord:
-        """A new draft. Raises CampaignExists if the name is taken."""
+        """A new draft. Raises CampaignExists if the name is taken.
+
+        `purpose`: `drill` and `alert` are the system's own mail.
+        """
         values = {
             "name": name,
             "sender": sender,
@@ -117,6 +121,7 @@ class CampaignSide(LedgerPart):
             "stream": stream,
             "rate_per_second": rate_per_second,
             "token": secrets.token_hex(8),
+            "purpose": purpose,
         }
         try:
             with self.database.write() as connection:
@@ -139,11 +144,11 @@ class CampaignSide(LedgerPart):
         with self.database.read() as connection:
             return read_campaign(connection, campaign_id=campaign_id)
 
-    def campaigns(self) -> list[CampaignRecord]:
-        """All campaigns, the oldest first."""
+    def campaigns(self, purpose: str = "campaign") -> list[CampaignRecord]:
+        """All campaigns of that purpose, the oldest first."""
+        sql = f"SELECT {COLUMNS} FROM campaign WHERE purpose = :purpose ORDER BY id"  # noqa: S608
         with self.database.read() as connection:
-            found = connection.execute(statement(f"SELECT {COLUMNS} FROM campaign ORDER BY id"))  # noqa: S608
-            return [record_from(row) for row in found]
+            return [record_from(row) for row in connection.execute(statement(sql), {"purpose": purpose})]
 
     def send(self, name: str, at: float | None = None) -> CampaignRecord:
         """Let the campaign run, now or at that time (epoch seconds). Raises TransitionRefused.

@@ -40,6 +40,7 @@ class CampaignRecord:
     created_at: float
     started_at: float | None
     finished_at: float | None
+    purpose: str
 
 
 COLUMNS = ", ".join(column.name for column in fields(CampaignRecord))

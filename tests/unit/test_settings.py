@@ -207,7 +207,7 @@ def test_a_mistake_at_the_top_names_key_fault_and_what_is_allowed(
         ("weight = 1.5", "weight", "1.5 is not a whole number from 0 to"),
         ("weight = true", "weight", "True is not a whole number from 0 to"),
         ("connections = 0", "connections", "0 is not a whole number from 1 to"),
-        ('rate = "5/d"', "rate", "'5/d' is not a rate such as \"200/s\""),
+        ('rate = "5/w"', "rate", "'5/w' is not a rate such as \"200/s\""),
         ('rate = "0/s"', "rate", "'0/s' is not a rate such as \"200/s\""),
         ('rate = "1000001/s"', "rate", "'1000001/s' is more than 1,000,000 mails a second"),
         (f'rate = "{"9" * 5000}/s"', "rate", 'is not a rate such as "200/s"'),
