@@ -7,7 +7,7 @@ time, never mail: the ledger decides who may send.
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from campaigns import routing
 from campaigns.classifier import Classification
@@ -25,11 +25,15 @@ LEAST_REST_SECONDS, MOST_REST_SECONDS = 0.5, 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class Readers:
-    """How many live workers read each server's queue."""
+    """How many live workers read each server's queue, and how many mails per second they send there.
+
+    `capacity_per_second`: how many that could be; not there while nobody knows.
+    """
 
     processes: Mapping[str, int]
     sent_per_second: Mapping[str, float]
     is_settled: bool
+    capacity_per_second: Mapping[str, float] = field(default_factory=dict)
 
     def names(self, servers: Sequence[Server]) -> frozenset[str]:
         """Who counts as read. While nobody has been up for long, everybody does: workers start one by one."""
@@ -148,7 +152,13 @@ class Fleet:
 
     def is_declared_dead(self, server: str, purpose: str) -> bool:
         """Whether a drill has mail of this purpose treat the server as dead now."""
-        return any(dead.server == server and (dead.is_live or purpose == "drill") for dead in self._dead)
+        return self.drill_of(server, purpose) is not None
+
+    def drill_of(self, server: str, purpose: str) -> DeadServer | None:
+        """The drill that does so. Drills are announced, so that all processes begin and end at one moment."""
+        now = self.now()
+        concerned = (dead for dead in self._dead if dead.server == server and dead.concerns(purpose, now))
+        return next(concerned, None)
 
     def blocked(self, stream: str, sender: str, domain: str) -> frozenset[str]:
         """Servers of the stream that are taken off this sender or domain."""
@@ -231,9 +241,18 @@ class Fleet:
         workers = self.ledger.live_workers(READER_SECONDS)
         processes: dict[str, int] = {}
         rates: dict[str, float] = {}
+        capacities: dict[str, float] = {}
         for worker in workers:
             for name in worker.servers:
                 processes[name] = processes.get(name, 0) + 1
-                rates[name] = rates.get(name, 0.0) + worker.sent_per_second
+                rate, capacity = worker.loads.get(name, (worker.sent_per_second, None))
+                rates[name] = rates.get(name, 0.0) + rate
+                if capacity is not None:
+                    capacities[name] = capacities.get(name, 0.0) + capacity
         oldest = min((worker.started_at for worker in workers if worker.servers), default=now)
-        return Readers(processes=processes, sent_per_second=rates, is_settled=now - oldest > READER_SECONDS)
+        return Readers(
+            processes=processes,
+            sent_per_second=rates,
+            capacity_per_second=capacities,
+            is_settled=now - oldest > READER_SECONDS,
+        )

@@ -286,6 +286,8 @@ class Worker(Base):
     started_at: Mapped[float]
     seen_at: Mapped[float]
     sent_per_second: Mapped[float]
+    loads: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
+    """By server: mails per second, and how many they could be (null: not known)."""
 
 
 class Block(Base):
@@ -337,7 +339,9 @@ class Standby(Base):
     """`resting`, `starting`, `active`, `stopping`."""
     owner: Mapped[str | None]
     until: Mapped[float | None]
-    """When the owner's turn is over, whatever became of it."""
+    """When the owner's turn is over, whatever became of it; without an owner: no turn begins before."""
+    failures: Mapped[int]
+    """Turns in a row that came to nothing: the pauses between them grow."""
     reason: Mapped[str | None]
     changed_at: Mapped[float]
     __table_args__ = (

@@ -33,6 +33,7 @@ __all__ = [
     "PRODUCE_TASK",
     "SWEEP_TASK",
     "QueuedDelivery",
+    "is_urgent",
     "nudge",
     "publish_deliveries",
     "queue_keys",
@@ -192,8 +193,13 @@ def _grouped(deliveries: Iterable[QueuedDelivery]) -> dict[str, list[str]]:
     return groups
 
 
+def is_urgent(stream: str) -> bool:
+    """Whether its mail overtakes what others have queued."""
+    return stream == "transactional"
+
+
 def _priority(stream: str) -> int:
-    return _URGENT if stream == "transactional" else _ORDINARY
+    return _URGENT if is_urgent(stream) else _ORDINARY
 
 
 def _key(queue: str, priority: int) -> str:

@@ -60,6 +60,19 @@ class ConnectionPool:
             f"<ConnectionPool {self._server.name}: {len(self._idle)} idle, {busy} busy, {at_dot} at the dot>"
         )
 
+    @property
+    def server_name(self) -> str:
+        return self._server.name
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    @property
+    def busy_count(self) -> int:
+        """Connections that somebody has, or is opening; without those that wait long at their dot."""
+        return self._opening + len(self._busy) - len(self._excused)
+
     async def acquire(self, *, fresh: bool = False) -> SmtpConnection:
         """A connection that is usable, in the order of asking. Raises SmtpFailure when none can be opened.
 
@@ -106,9 +119,7 @@ class ConnectionPool:
     @property
     def _has_room(self) -> bool:
         waiting_at_dot = len(self._excused)
-        return self._opening + len(self._busy) - waiting_at_dot < self._size and (
-            waiting_at_dot < _DOT_ROOM * self._size
-        )
+        return self.busy_count < self._size and (waiting_at_dot < _DOT_ROOM * self._size)
 
     def _wake_next(self) -> None:
         while self._waiting and self._has_room:

@@ -23,6 +23,7 @@ from campaigns.queues import TaskResult
 from campaigns.settings import Settings
 from campaigns.sweep import Sweeper
 from workers.attempt import Attempt, Job
+from workers.load import LoadMeter
 from workers.services import Services
 
 __all__ = ["Runtime"]
@@ -61,7 +62,7 @@ class Runtime:
         self._stopping = False
         self._idle = asyncio.Event()
         self._idle.set()
-        self._sent = 0
+        self._load = LoadMeter()
         self._outages_seen = 0
         self._producing = asyncio.Lock()
         self._sweeping = asyncio.Lock()
@@ -99,7 +100,7 @@ class Runtime:
             if not self._running:
                 self._idle.set()
         if result is not None and result.state == "SUCCESS":
-            self._sent += 1
+            self._load.sent(job.server)
         return result
 
     async def stop(self) -> None:
@@ -160,17 +161,19 @@ class Runtime:
     async def _look_at_health(self) -> None:
         await self.services.standing.refresh()
         for pool in self.services.pools:
+            self._load.look(pool.server_name, pool.busy_count, pool.size)
             await pool.close_expired()
 
     async def _beat(self) -> None:
-        sent, self._sent = self._sent, 0
+        loads = self._load.beat()
         await asyncio.to_thread(
             self.services.ledger.heartbeat,
             self.owner,
             self.servers,
             host=socket.gethostname(),
             pid=os.getpid(),
-            sent_per_second=sent / HEARTBEAT_SECONDS,
+            sent_per_second=sum(rate for rate, _ in loads.values()),
+            loads=loads,
         )
 
     async def _produce(self) -> None:

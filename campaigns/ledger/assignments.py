@@ -35,6 +35,10 @@ _QUEUED_COUNTS = """
 SELECT d.server, count(*) AS n FROM delivery AS d JOIN campaign AS c ON c.id = d.campaign_id
  WHERE d.state = 'queued' AND c.status = 'running' GROUP BY d.server
 """
+_QUEUED_BY_STREAM = """
+SELECT d.server, c.stream, count(*) AS n FROM delivery AS d JOIN campaign AS c ON c.id = d.campaign_id
+ WHERE d.state = 'queued' AND c.status = 'running' GROUP BY d.server, c.stream
+"""
 _QUEUED = """
 SELECT d.id, d.campaign_id, c.name, c.stream, d.server
   FROM delivery AS d JOIN campaign AS c ON c.id = d.campaign_id
@@ -151,6 +155,12 @@ class Assignments(LedgerPart):
         with self.database.read() as connection:
             return {row.server: row.n for row in connection.execute(statement(_QUEUED_COUNTS))}
 
+    def queued_by_stream(self) -> dict[tuple[str, str], int]:
+        """The same by server and stream."""
+        with self.database.read() as connection:
+            found = connection.execute(statement(_QUEUED_BY_STREAM))
+            return {(row.server, row.stream): row.n for row in found}
+
     def running_streams(self) -> list[str]:
         """The streams of the campaigns that run."""
         sql = "SELECT DISTINCT stream FROM campaign WHERE status = 'running' ORDER BY stream"
@@ -209,11 +219,18 @@ class Assignments(LedgerPart):
             return connection.execute(sql, parameters).rowcount
 
     def reroute_queued(
-        self, from_server: str, to: Mapping[str, float], limit: int = CHUNK, *, stream: str | None = None
+        self,
+        from_server: str,
+        to: Mapping[str, float],
+        limit: int = CHUNK,
+        *,
+        stream: str | None = None,
+        latest: bool = False,
     ) -> list[QueuedDelivery]:
         """Move what waits for one server to others, split by weight; one chunk, the oldest first.
 
-        Call it until it returns nothing. With `stream`, only that stream's deliveries.
+        Call it until it returns nothing. With `stream`, only that stream's deliveries. `latest`: from the end
+        of the queue, where no worker has them in hand yet.
         """
         if not to or from_server in to:
             raise ValueError("a reroute needs other servers to go to")
@@ -224,11 +241,22 @@ class Assignments(LedgerPart):
                 return None
             return row.queued(next(share), seconds=0.0, now=now)
 
-        ids = self._waiting_for(from_server, limit, stream)
+        ids = self._waiting_for(from_server, limit, stream, latest=latest)
         return self._changed_to_queued(ids, assign)
 
-    def _waiting_for(self, server: str, limit: int, stream: str | None) -> list[int]:
-        where = "AND d.server = :server ORDER BY d.queued_at, d.id"
+    def withdraw_queued(self, from_server: str, limit: int = CHUNK, *, stream: str | None = None) -> int:
+        """Take back what waits for a server: it is due again, in the ledger. One chunk; how many."""
+
+        def take_back(row: Row, now: float) -> Row | None:
+            if row.state is not State.QUEUED or row.server != from_server:
+                return None
+            return row.waiting(seconds=0.0, now=now)
+
+        return len(self._changed(self._waiting_for(from_server, limit, stream), take_back))
+
+    def _waiting_for(self, server: str, limit: int, stream: str | None, *, latest: bool = False) -> list[int]:
+        order = "d.queued_at DESC, d.id DESC" if latest else "d.queued_at, d.id"
+        where = f"AND d.server = :server ORDER BY {order}"
         parameters: dict[str, object] = {"server": server, "limit": min(limit, CHUNK)}
         if stream is not None:
             where, parameters["stream"] = f"AND c.stream = :stream {where}", stream

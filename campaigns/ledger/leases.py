@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from campaigns.database import database_clock
 from campaigns.ledger import rules
@@ -54,15 +55,15 @@ UPDATE campaign SET status = 'finished', finished_at = {clock} WHERE id = :id AN
 RETURNING name
 """
 _HEARTBEAT = """
-INSERT INTO worker (owner, host, pid, servers, started_at, seen_at, sent_per_second)
-VALUES (:owner, :host, :pid, :servers, {clock}, {clock}, :sent_per_second)
+INSERT INTO worker (owner, host, pid, servers, started_at, seen_at, sent_per_second, loads)
+VALUES (:owner, :host, :pid, :servers, {clock}, {clock}, :sent_per_second, :loads)
 ON CONFLICT (owner) DO UPDATE SET host = excluded.host, pid = excluded.pid, servers = excluded.servers,
-   seen_at = excluded.seen_at, sent_per_second = excluded.sent_per_second,
+   seen_at = excluded.seen_at, sent_per_second = excluded.sent_per_second, loads = excluded.loads,
    started_at = CASE WHEN worker.started_at > excluded.seen_at THEN excluded.seen_at
                      ELSE worker.started_at END
 """
 _LIVE = """
-SELECT owner, host, pid, servers, started_at, seen_at, sent_per_second FROM worker
+SELECT owner, host, pid, servers, started_at, seen_at, sent_per_second, loads FROM worker
  WHERE seen_at BETWEEN {clock} - :seconds AND {clock} + :seconds ORDER BY owner
 """
 # The dead do not live on for as long as a clock was set back.
@@ -81,7 +82,10 @@ class Swept:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LiveWorker:
-    """A process that reported itself lately; times in epoch seconds by the database's clock."""
+    """A process that reported itself lately; times in epoch seconds by the database's clock.
+
+    `loads`: by server, mails per second, and how many they could be (None: not known).
+    """
 
     owner: str
     host: str
@@ -90,6 +94,7 @@ class LiveWorker:
     started_at: float
     seen_at: float
     sent_per_second: float
+    loads: Mapping[str, tuple[float, float | None]] = field(default_factory=dict)
 
 
 LONGEST_LEASE_SECONDS = 3600.0
@@ -157,8 +162,15 @@ class Leases(LedgerPart):
                 return []
             return list(connection.execute(sql, {"id": campaign_id}).scalars())
 
-    def heartbeat(
-        self, owner: str, servers: Sequence[str], host: str, pid: int, sent_per_second: float
+    def heartbeat(  # noqa: PLR0913 - what a worker tells of itself, by keyword
+        self,
+        owner: str,
+        servers: Sequence[str],
+        *,
+        host: str,
+        pid: int,
+        sent_per_second: float,
+        loads: Mapping[str, tuple[float, float | None]] | None = None,
     ) -> None:
         """Say that this process lives and reads these servers' queues."""
         sql = statement(_HEARTBEAT.format(clock=database_clock(self.database.dialect)))
@@ -171,6 +183,7 @@ class Leases(LedgerPart):
                     "pid": pid,
                     "servers": json.dumps(list(servers)),
                     "sent_per_second": sent_per_second,
+                    "loads": json.dumps(dict(loads or {})),
                 },
             )
 
@@ -183,10 +196,11 @@ class Leases(LedgerPart):
                     owner=row.owner,
                     host=row.host,
                     pid=row.pid,
-                    servers=tuple(json.loads(row.servers) if isinstance(row.servers, str) else row.servers),
+                    servers=tuple(_from_json(row.servers)),
                     started_at=row.started_at,
                     seen_at=row.seen_at,
                     sent_per_second=row.sent_per_second,
+                    loads={name: (rate, most) for name, (rate, most) in _from_json(row.loads).items()},
                 )
                 for row in connection.execute(sql, {"seconds": within_seconds})
             ]
@@ -237,3 +251,8 @@ def _vanished(change: Change) -> tuple[object, ...]:
         before.updated_at,
         after.updated_at,
     )
+
+
+def _from_json(value: Any) -> Any:
+    """PostgreSQL's driver has parsed it already."""
+    return json.loads(value) if isinstance(value, str) else value

@@ -72,6 +72,7 @@ def upgrade() -> None:
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("owner", sa.Text(), nullable=True),
         sa.Column("until", sa.Float(precision=53), nullable=True),
+        sa.Column("failures", BIG_ID, nullable=False),
         sa.Column("reason", sa.Text(), nullable=True),
         sa.Column("changed_at", sa.Float(precision=53), nullable=False),
         sa.CheckConstraint(
@@ -80,4 +81,5 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("server", name=op.f("pk_standby")),
     )
     op.create_index("ix_attempt_finished", "attempt", ["finished_at", "server"])
+    op.add_column("worker", sa.Column("loads", sa.JSON(), server_default="{}", nullable=False))
     op.add_column("campaign", sa.Column("purpose", sa.Text(), server_default="campaign", nullable=False))

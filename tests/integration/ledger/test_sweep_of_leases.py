@@ -109,7 +109,7 @@ def test_a_paused_campaign_is_not_finished(ledger: Ledger) -> None:
 
 def test_workers_report_themselves_and_are_forgotten(ledger: Ledger) -> None:
     for rate in (1.0, 2.0):
-        ledger.heartbeat("worker-1", ["primary"], "host", 7, rate)
+        ledger.heartbeat("worker-1", ["primary"], host="host", pid=7, sent_per_second=rate)
     (worker,) = ledger.live_workers(30)
     assert (worker.owner, worker.servers, worker.pid, worker.sent_per_second) == (
         "worker-1",
@@ -126,13 +126,13 @@ def test_workers_report_themselves_and_are_forgotten(ledger: Ledger) -> None:
 
 def test_a_worker_of_before_the_clock_was_set_back_is_dead_unless_it_reports_itself(ledger: Ledger) -> None:
     for owner in ("dead", "living"):
-        ledger.heartbeat(owner, ["primary"], "host", 7, 1.0)
+        ledger.heartbeat(owner, ["primary"], host="host", pid=7, sent_per_second=1.0)
     with ledger.database.write() as connection:
         connection.exec_driver_sql(
             "UPDATE worker SET seen_at = seen_at + 3600, started_at = started_at + 3500"
         )
     assert ledger.live_workers(30) == []
-    ledger.heartbeat("living", ["primary"], "host", 7, 1.0)
+    ledger.heartbeat("living", ["primary"], host="host", pid=7, sent_per_second=1.0)
     (worker,) = ledger.live_workers(30)
     assert worker.owner == "living" and worker.started_at <= ledger.now()
     assert ledger.forget_workers(30) == 1
