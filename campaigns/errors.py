@@ -69,5 +69,9 @@ class MessageError(CampaignsError):
     """A header or an address would make a broken or dangerous message. Correct the value named."""
 
 
+class DrillRefused(CampaignsError):
+    """A failover cannot be rehearsed like this, or now. The message says what is in the way."""
+
+
 class AlreadyRunning(CampaignsError):
     """`campaigns up` runs here already. Stop that one first, or use it as it is."""

@@ -6,6 +6,14 @@ from campaigns.ledger.assignments import Assignments, Due, QueuedDelivery
 from campaigns.ledger.batch import Batches
 from campaigns.ledger.campaigns import CampaignSide, DeliveryRecord, Retried
 from campaigns.ledger.counts import Counting, Counts, ServerCounts
+from campaigns.ledger.drills import (
+    DeadServer,
+    DrillAttempt,
+    DrillRecord,
+    DrillResult,
+    Drills,
+    DrillStatus,
+)
 from campaigns.ledger.events import BlockRecord, EventRecord, Events
 from campaigns.ledger.leases import Leases, LiveWorker, Swept
 from campaigns.ledger.operations import (
@@ -26,7 +34,7 @@ from campaigns.ledger.recipients import (
     Recipients,
     Suppressed,
 )
-from campaigns.ledger.servers import DeadServer, Mode, ModeRecord, Servers, StandbyRecord
+from campaigns.ledger.servers import Mode, ModeRecord, Servers, StandbyRecord
 from campaigns.ledger.status import CampaignRecord
 
 __all__ = [
@@ -39,6 +47,10 @@ __all__ = [
     "Counts",
     "DeadServer",
     "DeliveryRecord",
+    "DrillAttempt",
+    "DrillRecord",
+    "DrillResult",
+    "DrillStatus",
     "Due",
     "EventRecord",
     "Import",
@@ -62,7 +74,7 @@ __all__ = [
 ]
 
 
-class Ledger(Batches, Assignments, Leases, CampaignSide, Counting, Recipients, Events, Servers):
+class Ledger(Batches, Assignments, Leases, CampaignSide, Counting, Recipients, Events, Servers, Drills):
     """Everything that may be asked of the ledger, of one database; safe to use from threads.
 
     `shard` spreads the counters: processes that write at the same time take different ones.

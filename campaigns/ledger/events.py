@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sqlalchemy import Connection
+
 from campaigns.database import database_clock
 from campaigns.ledger.changes import LedgerPart
 from campaigns.ledger.row_source import clean, statement
 
-__all__ = ["BlockRecord", "EventRecord", "Events"]
+__all__ = ["BlockRecord", "EventRecord", "Events", "insert_event"]
 
 _RECORD = """
 INSERT INTO event (at, server, campaign, kind, from_state, to_state, reason)
@@ -81,16 +83,16 @@ class Events(LedgerPart):
         reason: str | None = None,
     ) -> None:
         """Keep what changed. `reason` must be redacted: no address."""
-        values = {
-            "kind": kind,
-            "server": server,
-            "campaign": campaign,
-            "from_state": from_state,
-            "to_state": to_state,
-            "reason": clean(reason),
-        }
         with self.database.write() as connection:
-            connection.execute(statement(_RECORD.format(clock=self._clock_sql)), values)
+            insert_event(
+                connection,
+                kind,
+                server=server,
+                campaign=campaign,
+                from_state=from_state,
+                to_state=to_state,
+                reason=reason,
+            )
 
     @property
     def _clock_sql(self) -> str:
@@ -154,3 +156,26 @@ class Events(LedgerPart):
         with self.database.read() as connection:
             found = connection.execute(statement(_REFUSERS), {"delivery_id": delivery_id})
             return frozenset(found.scalars())
+
+
+def insert_event(  # noqa: PLR0913 - an event's fields, by keyword
+    connection: Connection,
+    kind: str,
+    *,
+    server: str | None = None,
+    campaign: str | None = None,
+    from_state: str | None = None,
+    to_state: str | None = None,
+    reason: str | None = None,
+) -> None:
+    """The same within a transaction, so that what changed and its event are there together or not at all."""
+    values = {
+        "kind": kind,
+        "server": server,
+        "campaign": campaign,
+        "from_state": from_state,
+        "to_state": to_state,
+        "reason": clean(reason),
+    }
+    clock = database_clock(connection.dialect.name)
+    connection.execute(statement(_RECORD.format(clock=clock)), values)

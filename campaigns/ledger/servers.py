@@ -5,20 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from campaigns.database import database_clock
 from campaigns.ledger.changes import LedgerPart
 from campaigns.ledger.row_source import statement
 
-__all__ = ["DeadServer", "Mode", "ModeRecord", "Servers", "StandbyRecord", "StandbyState"]
+__all__ = ["Mode", "ModeRecord", "Servers", "StandbyRecord", "StandbyState"]
 
 Mode = Literal["open", "drained", "closed"]
 StandbyState = Literal["resting", "starting", "active", "stopping"]
 
 _MODES = "SELECT server, mode, weight, reason, changed_at FROM server_mode"
 _STANDBYS = "SELECT server, state, owner, until, reason, changed_at FROM standby"
-_DEAD = """
-SELECT DISTINCT server, is_live FROM drill WHERE status = 'running' AND dead_until > {clock}
-"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,14 +40,6 @@ class StandbyRecord:
     changed_at: float
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DeadServer:
-    """A drill has declared the server dead now: for all mail, or for the drill's own."""
-
-    server: str
-    is_live: bool
-
-
 class Servers(LedgerPart):
     """Read by every process every few seconds; written by operators, standbys and drills."""
 
@@ -66,9 +54,3 @@ class Servers(LedgerPart):
         with self.database.read() as connection:
             found = connection.execute(statement(_STANDBYS))
             return {row.server: StandbyRecord(**row._mapping) for row in found}
-
-    def declared_dead(self) -> list[DeadServer]:
-        """The servers that a drill has declared dead now."""
-        with self.database.read() as connection:
-            found = connection.execute(statement(_DEAD.format(clock=database_clock(self.database.dialect))))
-            return [DeadServer(server=row.server, is_live=bool(row.is_live)) for row in found]
