@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from campaigns.errors import TransitionRefused
+from campaigns.events import BY_OPERATOR
 from campaigns.ledger import DeliveryRecord
 from campaigns.progress import Progress, ServerProgress
 from campaigns.recipients import RecipientList
@@ -204,7 +205,7 @@ class Campaign:
     def _note(self, before: Status, after: Status) -> None:
         if before is not after:
             self._client.ledger.record_event(
-                "campaign", campaign=self.name, from_state=before, to_state=after, reason="by the operator"
+                "campaign", campaign=self.name, from_state=before, to_state=after, reason=BY_OPERATOR
             )
 
     def _view(self) -> View:

@@ -8,6 +8,9 @@ from typing import Any
 
 from campaigns.ledger import EventRecord
 
+BY_OPERATOR = "by the operator"
+"""The reason of a campaign's changes that were asked for."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Event:

@@ -22,6 +22,7 @@ from campaigns.producer import Producer
 from campaigns.queues import TaskResult
 from campaigns.settings import Settings
 from campaigns.sweep import Sweeper
+from workers.alerting import alertings
 from workers.attempt import Attempt, Job
 from workers.load import LoadMeter
 from workers.services import Services
@@ -40,6 +41,7 @@ PRODUCE_TURNS_PER_SECOND = 8.0
 SWEEP_SECONDS = 1.0
 SWEEP_TURNS_PER_SECOND = 2.0
 """Turns of all processes together."""
+ALERT_SECONDS = 1.0
 JOURNAL_SECONDS = 30.0
 """How often the journals of workers that died are looked for."""
 
@@ -57,6 +59,7 @@ class Runtime:
         self.producer = Producer(ledger, app, settings, fleet)
         self.sweeper = Sweeper(ledger, app, settings, fleet)
         self.services = Services(settings, app, database, fleet, owner=self.owner)
+        self._alertings = alertings(settings.alerts, ledger)
         self._running: set[Attempt] = set()
         self._loops: list[asyncio.Task[None]] = []
         self._stopping = False
@@ -83,6 +86,7 @@ class Runtime:
                 self._produce(),
                 self._every(SWEEP_SECONDS, self.sweep),
                 self._every(JOURNAL_SECONDS, self.services.replay_journal),
+                *(self._every(ALERT_SECONDS, channel.turn) for channel in self._alertings),
             )
         ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from campaigns.ledger.alerts import AlertRecord, Alerts, TellableEvent
 from campaigns.ledger.assignments import Assignments, Due, QueuedDelivery
 from campaigns.ledger.batch import Batches
 from campaigns.ledger.campaigns import CampaignSide, DeliveryRecord, Retried
@@ -39,6 +40,7 @@ from campaigns.ledger.status import CampaignRecord
 
 __all__ = [
     "Added",
+    "AlertRecord",
     "BlockRecord",
     "CampaignRecord",
     "Claim",
@@ -71,10 +73,22 @@ __all__ = [
     "StandbyRecord",
     "Suppressed",
     "Swept",
+    "TellableEvent",
 ]
 
 
-class Ledger(Batches, Assignments, Leases, CampaignSide, Counting, Recipients, Events, Servers, Drills):
+class Ledger(
+    Batches,
+    Assignments,
+    Leases,
+    CampaignSide,
+    Counting,
+    Recipients,
+    Events,
+    Servers,
+    Drills,
+    Alerts,
+):
     """Everything that may be asked of the ledger, of one database; safe to use from threads.
 
     `shard` spreads the counters: processes that write at the same time take different ones.
