@@ -17,7 +17,7 @@ from campaigns.classifier import Classification, classify
 from campaigns.decision import Decision, decide
 from campaigns.errors import DatabaseUnavailable
 from campaigns.health import Probe
-from campaigns.ledger import Claim, Claimed, CommitPoint, Move, QueuedDelivery, Record, Recorded
+from campaigns.ledger import Claim, Claimed, CommitPoint, DeadServer, Move, QueuedDelivery, Record, Recorded
 from campaigns.message import RenderedMessage
 from campaigns.queues import TaskResult
 from campaigns.reply import Fault, Phase, SmtpResult, Stop, redact
@@ -32,6 +32,15 @@ from workers.smtp import STALE, Envelope, SmtpConnection, SmtpFailure
 __all__ = ["Attempt", "Job"]
 
 log = logging.getLogger(__name__)
+
+DECLARED_DEAD = SmtpResult(
+    phase=Phase.CONNECT,
+    reply=None,
+    fault=Fault.REFUSED,
+    dot_sent=False,
+    stop=None,
+    detail="declared dead by a drill",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,10 +116,19 @@ class Attempt:
         if probe is None:
             return await self._step_aside(letter, "server unavailable")
         try:
+            drill = await self._services.standing.drill_of(self.job.server, letter)
+            if drill is not None:
+                return await self._find_dead(letter, probe, drill)
             return await self._with_probe(letter, probe)
         finally:
             if not self._is_reported:
                 await self._services.standing.release(probe)
+
+    async def _find_dead(self, letter: Letter, probe: Probe, drill: DeadServer) -> TaskResult | None:
+        """As if the server had refused; only a live drill is a fault that the breaker hears of."""
+        if drill.is_live:
+            return await self._not_connected(letter, probe, DECLARED_DEAD)
+        return await self._step_aside(letter, _text(DECLARED_DEAD))
 
     async def _with_probe(self, letter: Letter, probe: Probe) -> TaskResult | None:
         await self._services.pace(self.job.server).turn()

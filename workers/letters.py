@@ -34,6 +34,7 @@ class Letter:
     token: str
     stream: str
     sender: str
+    purpose: str
     compiled: CompiledMessage
 
     def render(
@@ -108,5 +109,6 @@ class Letters:
             token=campaign.token,
             stream=campaign.stream,
             sender=parseaddr(campaign.sender)[1],
+            purpose=campaign.purpose,
             compiled=compile_campaign(content),
         )

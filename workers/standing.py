@@ -12,7 +12,7 @@ from campaigns.decision import Decision, Facts
 from campaigns.errors import DatabaseUnavailable
 from campaigns.fleet import Fleet
 from campaigns.health import Change, Probe
-from campaigns.ledger import Claimed
+from campaigns.ledger import Claimed, DeadServer
 from campaigns.states import Status
 from workers.letters import Letter
 
@@ -32,6 +32,7 @@ class Standing:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="standing")
+        self._met: set[int] = set()
 
     def __repr__(self) -> str:
         return f"<Standing of {self._fleet!r}>"
@@ -44,6 +45,14 @@ class Standing:
         if admitted is not None:
             return Probe(server=server) if admitted else None
         return await self._in_thread(partial(self._fleet.board.may_probe, server))
+
+    async def drill_of(self, server: str, letter: Letter) -> DeadServer | None:
+        """The drill that has such mail find the server dead now. Who meets one first writes that down."""
+        drill = self._fleet.drill_of(server, letter.purpose)
+        if drill is not None and drill.drill_id not in self._met:
+            self._met.add(drill.drill_id)
+            await self._in_thread(partial(self._fleet.ledger.meet_drill, drill.drill_id))
+        return drill
 
     async def report(self, probe: Probe, classification: Classification, reason: str) -> None:
         """What the attempt says of the server. A breaker that opens is told to the sweep by the board."""
