@@ -78,6 +78,19 @@ class SmtpServerProcess:
         """SIGTERM."""
         self._end(signal.SIGTERM)
 
+    def suspend(self) -> None:
+        """SIGSTOP: the kernel goes on taking connections, and nobody ever speaks on them."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT: it goes on where it was suspended, with all that was sent to it meanwhile."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is None or not self.is_running:
+            raise RuntimeError(f"{self!r} cannot be sent {number.name}")
+        self._process.send_signal(number)
+
     def restart(self) -> Self:
         """Kill it if it runs, and start it on the same port."""
         self.kill()

@@ -11,7 +11,9 @@ from typing import Any
 
 __all__ = ["ACTIONS", "PHASES", "Misbehaviour", "Script", "ScriptMistake"]
 
-PHASES = ("greeting", "ehlo", "starttls", "auth", "mail", "rcpt", "data", "body", "dot", "rset")
+EVERY = "every"
+"""In place of a phase: whatever the server is asked. What it does while it reads a body is another matter."""
+PHASES = ("greeting", "ehlo", "starttls", "auth", "mail", "rcpt", "data", "body", "dot", "rset", EVERY)
 ACTIONS = (
     "reply", "delay", "drop", "stall", "drip", "garbage", "oversized", "cut", "inject",
     "accept-drop", "accept-stall",
@@ -92,7 +94,7 @@ class Script:
         if not self._rules and "-" not in address and not address.startswith("greylist"):
             return None
         for rule in self._rules:
-            if rule.phase == phase and self._applies(rule):
+            if _is_for(rule, phase) and self._applies(rule):
                 return rule
         return self._by_address(phase, address.partition("@")[0].partition("+")[0], address)
 
@@ -112,6 +114,10 @@ class Script:
             return None if patient else Misbehaviour(phase=phase, action="reply", reply=reply)
         found = _LOCAL_PART.fullmatch(local)
         return _asked_for(phase, found[2]) if found and found[1] == phase else None
+
+
+def _is_for(rule: Misbehaviour, phase: str) -> bool:
+    return rule.phase == phase or (rule.phase == EVERY and phase != "body")
 
 
 def _asked_for(phase: str, what: str) -> Misbehaviour | None:

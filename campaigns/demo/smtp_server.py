@@ -19,9 +19,10 @@ and the sender's one at MAIL (mail-450@). The control channel takes JSON objects
     {"clear": true}   {"stats": true}   {"extensions": ["SIZE 1000", "8BITMIME"]}
     {"listen": false}   {"disconnect": true}
 
-Phases: greeting ehlo starttls auth mail rcpt data body dot rset. Actions: reply, delay, drop, stall, drip (a
-byte every `seconds`), garbage, oversized, cut (ends in a multi-line reply), inject (says one reply too many),
-accept-drop, accept-stall. In the body, `after` says how many octets are read first.
+Phases: greeting ehlo starttls auth mail rcpt data body dot rset, and `every` for all of them but the body.
+Actions: reply, delay, drop, stall, drip (a byte every `seconds`), garbage, oversized, cut (ends in a
+multi-line reply), inject (says one reply too many), accept-drop, accept-stall. In the body, `after` says how
+many octets are read first.
 """
 
 from __future__ import annotations

@@ -102,6 +102,41 @@ def test_the_control_channel_sets_counts_and_clears(process: SmtpServerProcess) 
         assert not client.has_extn("smtputf8")
 
 
+def test_a_rule_for_every_phase_spares_nobody(process: SmtpServerProcess) -> None:
+    with client_of(process) as patient:
+        process.set("every", "reply", reply="421 4.3.2 Closing")
+        assert patient.docmd("MAIL FROM:<news@example.com>")[0] == 421
+        with pytest.raises(smtplib.SMTPConnectError, match="421"):
+            client_of(process)
+    process.clear()
+    with client_of(process) as client:
+        assert send(client, "bob@example.net")[0] == 250
+    assert len(process.records()) == 1
+
+
+def test_a_rule_for_every_phase_lets_a_body_in(process: SmtpServerProcess) -> None:
+    with client_of(process) as client:
+        process.set("every", "delay", seconds=0.01)
+        assert send(client, "bob@example.net")[0] == 250
+    assert [mail.recipient for mail in process.records()] == ["bob@example.net"]
+
+
+def test_a_suspended_server_takes_connections_and_says_nothing(process: SmtpServerProcess) -> None:
+    process.suspend()
+    with socket.create_connection(("127.0.0.1", process.port), timeout=0.3) as connection:
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        process.resume()
+        connection.settimeout(10)
+        assert connection.recv(3) == b"220"
+
+
+def test_only_a_server_that_runs_can_be_suspended(process: SmtpServerProcess) -> None:
+    process.kill()
+    with pytest.raises(RuntimeError, match="not running"):
+        process.suspend()
+
+
 def test_it_can_refuse_connections_and_take_them_again(process: SmtpServerProcess) -> None:
     process.control({"listen": False})
     with pytest.raises(ConnectionRefusedError):
