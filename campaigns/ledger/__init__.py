@@ -27,6 +27,7 @@ from campaigns.ledger.operations import (
     Recorded,
     Renew,
 )
+from campaigns.ledger.probes import ProbeRecord, Probes
 from campaigns.ledger.recipients import (
     Added,
     Import,
@@ -35,7 +36,8 @@ from campaigns.ledger.recipients import (
     Recipients,
     Suppressed,
 )
-from campaigns.ledger.servers import Mode, ModeRecord, Servers, StandbyRecord
+from campaigns.ledger.servers import Mode, ModeRecord, Servers
+from campaigns.ledger.standbys import StandbyRecord, Standbys, StandbyState
 from campaigns.ledger.status import CampaignRecord
 
 __all__ = [
@@ -64,6 +66,7 @@ __all__ = [
     "Move",
     "NewRecipient",
     "Operation",
+    "ProbeRecord",
     "QueuedDelivery",
     "Record",
     "Recorded",
@@ -71,6 +74,7 @@ __all__ = [
     "Retried",
     "ServerCounts",
     "StandbyRecord",
+    "StandbyState",
     "Suppressed",
     "Swept",
     "TellableEvent",
@@ -87,6 +91,8 @@ class Ledger(
     Events,
     Servers,
     Drills,
+    Standbys,
+    Probes,
     Alerts,
 ):
     """Everything that may be asked of the ledger, of one database; safe to use from threads.
