@@ -1,82 +1,94 @@
-"""Rates that all processes keep to together: a generic cell rate algorithm, in Redis while it is there.
+"""Limits that all processes keep to together, in Redis while it is there.
 
-The state of a rate is one number, the virtual time up to which it has been used; taking n cells moves it by
-n intervals. Redis keeps the numbers and its own clock; while it is away each process keeps to its part.
+Redis keeps the numbers and its own clock; one script takes from several limits at once. What is counted by
+hour and day is read from the ledger again when Redis has lost it. While Redis is away each process keeps to
+its part of what is left.
 """
 
+from __future__ import annotations
+
 import logging
-import math
+import secrets
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from hashlib import sha1
+from importlib.resources import files
+from typing import Any, Protocol
 
 import redis
+from redis.exceptions import NoScriptError
 
+from campaigns.errors import DatabaseUnavailable
 from campaigns.health import connect
+from campaigns.limit import Grant, Limit, Meter, bucketed
 
-__all__ = ["Grant", "Limits", "take"]
+__all__ = ["Grant", "Limits", "Memory", "Request"]
 
 log = logging.getLogger(__name__)
 
 AWAY_SECONDS = 2.0
-KEPT_SECONDS = 3600
-
-# KEYS[1] the rate's key; ARGV: rate per second, wanted, burst in seconds, expiry in seconds
-TAKE = """
-local clock = redis.call('TIME')
-local now = tonumber(clock[1]) + tonumber(clock[2]) / 1000000
-local rate, wanted, burst = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local used = tonumber(redis.call('GET', KEYS[1])) or (now - 1 / rate)
-if used < now - burst then used = now - burst end
-if used > now + 1 / rate then used = now end
-local granted = math.min(wanted, math.floor((now - used) * rate + 0.000001))
-if granted < 0 then granted = 0 end
-used = used + granted / rate
-redis.call('SET', KEYS[1], string.format('%.6f', used), 'EX', ARGV[4])
-return {granted, string.format('%.6f', used + 1 / rate - now)}
-"""
+GENERATION_SECONDS = 600
+"""Counts that nobody has asked for so long are read from the ledger again: who counted may have changed."""
+READING_SECONDS = 30
+READ_AGAIN_SECONDS = 60.0
+"""While Redis is away, a process sees only in the ledger what the others have sent."""
+SOON_SECONDS = 0.25
+LOST_SECONDS = 1.0
+MOST_KEYS = 500
+_LOST = -1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grant:
-    """How many may go now, and after how many seconds asking again makes sense."""
+class Request:
+    """So many mails that all of these limits have a say in. `wanted` 0: only look; less: give back.
 
-    granted: int
-    wait_seconds: float
-
-
-def take(
-    used: float | None, now: float, rate: float, wanted: int, burst_seconds: float
-) -> tuple[Grant, float]:
-    """The algorithm, for one process: the grant, and the virtual time up to which the rate is used then.
-
-    `used`: the same from before, None at first; `now`, `burst_seconds`: seconds; `rate`: per second. What was
-    not used for longer than `burst_seconds` is lost.
+    `processes`: how many share the limits, for the time when they cannot talk.
     """
-    used = now - 1 / rate if used is None else min(max(used, now - burst_seconds), now + 1 / rate)
-    granted = max(0, min(wanted, math.floor((now - used) * rate + 1e-6)))
-    used += granted / rate
-    return Grant(granted=granted, wait_seconds=max(0.0, used + 1 / rate - now)), used
+
+    limits: tuple[Limit, ...]
+    wanted: int
+    processes: int = 1
+
+
+class Memory(Protocol):
+    """What was sent before, as it is kept durably, of the limits that are counted."""
+
+    @property
+    def name(self) -> str:
+        """Another one where other things are counted."""
+
+    def read(self) -> Iterable[tuple[Limit, Sequence[tuple[float, int]]]]:
+        """For each counted limit: so many, so many seconds ago. Raises DatabaseUnavailable."""
 
 
 class Limits:
-    """`take` from a named rate. Never raises when Redis is away. Safe to use from threads."""
+    """`take` from limits. Never raises when Redis or the database is away. Safe to use from threads.
+
+    Limits that are counted need a `memory`. `clock`: epoch seconds; None is Redis's own time.
+    """
 
     def __init__(
         self,
         state_url: str | None,
         namespace: str = "campaigns",
         *,
+        memory: Memory | None = None,
+        clock: Callable[[], float] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._namespace = namespace
         self._client: Any = None if state_url is None else connect(state_url)
-        self._script = self._client.register_script(TAKE) if self._client is not None else None
+        self._memory = memory
+        self._generation = f"{namespace}:counts:{memory.name if memory else ''}"
+        self._clock = clock
         self._monotonic = monotonic
         self._away_until = 0.0
-        self._used: dict[str, float] = {}
+        self._own = Meter()
+        self._before = Meter()
+        self._read_before_at = float("-inf")
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -87,26 +99,144 @@ class Limits:
         self, name: str, rate_per_second: float, wanted: int, *, burst_seconds: float, processes: int = 1
     ) -> Grant:
         """Up to `wanted` cells of the rate `name`; while Redis is away, one part of `processes`."""
-        burst_seconds = max(burst_seconds, 1 / rate_per_second)
-        if self._script is not None and self._monotonic() >= self._away_until:
+        limit = Limit(name=name, count=rate_per_second, period_seconds=1.0, burst_seconds=burst_seconds)
+        return self.take_all([Request(limits=(limit,), wanted=wanted, processes=processes)])[0]
+
+    def take_all(self, requests: Sequence[Request]) -> list[Grant]:
+        """A grant for each request, in one round trip."""
+        if self._client is not None and self._monotonic() >= self._away_until:
             try:
-                return self._take_shared(name, rate_per_second, wanted, burst_seconds)
+                return self._take_shared(requests)
             except (redis.RedisError, OSError) as error:
                 self._away_until = self._monotonic() + AWAY_SECONDS
-                log.warning("rates are kept by each process alone", extra={"error": type(error).__name__})
+                self._read_before_at = float("-inf")
+                log.warning("limits are kept by each process alone", extra={"error": type(error).__name__})
         with self._lock:
-            rate = rate_per_second / max(1, processes)
-            grant, self._used[name] = take(
-                self._used.get(name), self._monotonic(), rate, wanted, max(burst_seconds, 1 / rate)
-            )
-            return grant
+            return [self._take_alone(request) for request in requests]
 
     def close(self) -> None:
         if self._client is not None:
             self._client.close()
 
-    def _take_shared(self, name: str, rate: float, wanted: int, burst_seconds: float) -> Grant:
-        assert self._script is not None
-        key = f"{self._namespace}:rate:{name}"
-        granted, wait = self._script(keys=[key], args=[repr(rate), wanted, repr(burst_seconds), KEPT_SECONDS])
-        return Grant(granted=int(granted), wait_seconds=max(0.0, float(wait)))
+    def _take_shared(self, requests: Sequence[Request]) -> list[Grant]:
+        grants = self._call(requests)
+        lost = [index for index, grant in enumerate(grants) if grant.granted == _LOST]
+        if not lost:
+            return grants
+        wait_seconds = self._restore()
+        again = self._call([requests[index] for index in lost])
+        for index, grant in zip(lost, again, strict=True):
+            is_lost = grant.granted == _LOST
+            grants[index] = Grant(granted=0, wait_seconds=wait_seconds) if is_lost else grant
+        return grants
+
+    def _call(self, requests: Sequence[Request]) -> list[Grant]:
+        try:
+            answers = self._ask(requests)
+        except NoScriptError:  # all of them failed, and none took anything
+            self._client.script_load(_script()[0])
+            answers = self._ask(requests)
+        return [_grant(request, answer) for request, answer in zip(requests, answers, strict=True)]
+
+    def _ask(self, requests: Sequence[Request]) -> list[Any]:
+        pipeline = self._client.pipeline(transaction=False)
+        now = "" if self._clock is None else repr(self._clock())
+        for request in requests:
+            arguments = [self._namespace, now, request.wanted, *_arguments(request.limits)]
+            pipeline.evalsha(_script()[1], 1, self._generation, *arguments)
+        answers: list[Any] = pipeline.execute()
+        return answers
+
+    def _restore(self) -> float:
+        """Fill the counts from the ledger, unless another process is at it; how long to wait if so."""
+        if not self._client.set(f"{self._generation}:reading", "1", nx=True, ex=READING_SECONDS):
+            return SOON_SECONDS
+        try:
+            self._write_counts(secrets.token_hex(6))
+        except DatabaseUnavailable:
+            log.warning("what was used of the limits cannot be read; nothing goes out until it can")
+            return LOST_SECONDS
+        finally:
+            self._client.delete(f"{self._generation}:reading")
+        return SOON_SECONDS
+
+    def _write_counts(self, generation: str) -> None:
+        """First all counts under a name that nobody asks for yet, then the name, once for all processes."""
+        counts = [] if self._memory is None else list(self._memory.read())
+        now = self._shared_now()
+        for start in range(0, len(counts), MOST_KEYS):
+            pipeline = self._client.pipeline(transaction=False)
+            for limit, ages in counts[start : start + MOST_KEYS]:
+                key = f"{self._namespace}:count:{generation}:{limit.name}"
+                pipeline.hset(key, mapping=bucketed(limit, ages, now))
+                pipeline.expire(key, int(limit.period_seconds) + 2 * limit.bucket_seconds)
+            pipeline.execute()
+        self._client.set(self._generation, generation, nx=True, ex=GENERATION_SECONDS)
+
+    def _shared_now(self) -> float:
+        if self._clock is not None:
+            return self._clock()
+        seconds, microseconds = self._client.time()
+        return float(seconds + microseconds / 1e6)
+
+    def _take_alone(self, request: Request) -> Grant:
+        now = self._clock() if self._clock is not None else time.time()
+        if any(limit.is_counted for limit in request.limits) and not self._knows_before(now):
+            return Grant(granted=0, wait_seconds=LOST_SECONDS, limit=request.limits[0])
+        parts = [self._part(limit, request.processes, now) for limit in request.limits]
+        grant = self._own.take(parts, request.wanted, now)
+        return replace(grant, wait_seconds=min(grant.wait_seconds, READ_AGAIN_SECONDS))
+
+    def _part(self, limit: Limit, processes: int, now: float) -> Limit:
+        before = self._before.used(limit, now) if limit.is_counted else 0
+        return replace(limit, count=max(0.0, limit.count - before) / max(1, processes))
+
+    def _knows_before(self, now: float) -> bool:
+        """Whether what was sent before, by anybody, was read not long ago; own counts begin anew then."""
+        if self._monotonic() - self._read_before_at < READ_AGAIN_SECONDS or self._memory is None:
+            return True
+        try:
+            counts = list(self._memory.read())
+        except DatabaseUnavailable:
+            return False
+        self._before.forget_counts()
+        self._own.forget_counts()
+        for limit, ages in counts:
+            self._before.fill(limit, ages, now)
+        self._read_before_at = self._monotonic()
+        return True
+
+
+@cache
+def _script() -> tuple[str, str]:
+    """The script, and the name that Redis knows it by."""
+    source = files("campaigns").joinpath("limits.lua").read_text(encoding="utf-8")
+    return source, sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+
+def _arguments(limits: Sequence[Limit]) -> list[str | int]:
+    return [
+        argument
+        for limit in limits
+        for argument in (
+            limit.name,
+            repr(limit.count),
+            repr(limit.interval_seconds),
+            repr(limit.burst),
+            repr(limit.period_seconds),
+            limit.bucket_seconds,
+        )
+    ]
+
+
+def _grant(request: Request, answer: Sequence[Any]) -> Grant:
+    granted = int(answer[0])
+    if granted == _LOST:
+        return Grant(granted=_LOST, wait_seconds=0.0)
+    number = int(answer[2])
+    return Grant(
+        granted=granted,
+        wait_seconds=float(answer[1]),
+        limit=request.limits[number - 1] if number else None,
+        left=tuple(int(left) for left in answer[3:]),
+    )

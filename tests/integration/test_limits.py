@@ -1,14 +1,39 @@
-"""Rates in a real Valkey: shared by all who ask, and forgiving when it is away."""
+"""Limits in a real Valkey: shared by all who ask, kept while it is away, remembered when it is lost."""
 
+from __future__ import annotations
+
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from campaigns.limits import Limits
+from campaigns.errors import DatabaseUnavailable
+from campaigns.limit import Grant, Limit, Meter
+from campaigns.limits import Limits, Request
 from campaigns.local.broker import EmbeddedBroker
+
+
+@pytest.fixture(scope="module")
+def shared_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBroker]:
+    directory = tmp_path_factory.mktemp("limits")
+    broker = EmbeddedBroker(socket=directory / "v.sock", directory=directory / "valkey")
+    broker.start()
+    yield broker
+    broker.kill()
+
+
+@pytest.fixture
+def url(shared_broker: EmbeddedBroker) -> str:
+    url = f"unix://{shared_broker.socket}"
+    with redis.Redis.from_url(url) as client:
+        client.flushall()
+    return url
 
 
 @pytest.fixture
@@ -20,6 +45,8 @@ def broker(tmp_path: Path) -> Iterator[EmbeddedBroker]:
 
 
 RATE, BURST_SECONDS = 100.0, 0.2
+HOUR = Limit.of("server:primary", 100, 3600, "100/h")
+DAY = Limit.of("server:primary", 1000, 86400, "1000/d")
 
 
 @dataclass
@@ -44,8 +71,8 @@ def _used_up(limits: list[Limits], seconds: float) -> Use:
     return use
 
 
-def test_four_share_one_rate(broker: EmbeddedBroker, caplog: pytest.LogCaptureFixture) -> None:
-    limits = [Limits(f"unix://{broker.socket}") for _ in range(4)]
+def test_four_share_one_rate(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    limits = [Limits(url) for _ in range(4)]
     use = _used_up(limits, 3.0)
     for each in limits:
         each.close()
@@ -61,4 +88,153 @@ def test_without_the_broker_each_keeps_its_part(broker: EmbeddedBroker) -> None:
         limits.take("server:primary", 100.0, 100, burst_seconds=0.2, processes=4).granted for _ in range(50)
     )
     assert granted <= 10
+    limits.close()
+
+
+class _Ledger:
+    """What was sent before, as a ledger would tell it; `during` runs while it is being read."""
+
+    name = "for the test"
+
+    def __init__(self, *used: tuple[Limit, float, int]) -> None:
+        self.used = used
+        self.reads = 0
+        self.is_away = False
+
+    def read(self) -> list[tuple[Limit, Sequence[tuple[float, int]]]]:
+        self.reads += 1
+        if self.is_away:
+            raise DatabaseUnavailable("gone")
+        time.sleep(0.05)
+        return [(limit, [(age_seconds, count)]) for limit, age_seconds, count in self.used]
+
+
+def _take(limits: Limits, wanted: int, *each: Limit) -> Grant:
+    return limits.take_all([Request(limits=each, wanted=wanted)])[0]
+
+
+LIMITS = (
+    Limit.of("a", 7, 1, "7/s"),
+    Limit.of("b", 90, 60, "90/m"),
+    Limit.of("c", 20, 3600, "20/h"),
+    Limit.of("c", 35, 86400, "35/d"),
+)
+
+
+@settings(
+    derandomize=True,
+    deadline=None,
+    database=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.floats(0, 2000) | st.floats(0, 1),
+            st.integers(-3, 12),
+            st.lists(st.sampled_from(LIMITS), min_size=1, unique=True),
+        ),
+        min_size=1,
+        max_size=30,
+    )
+)
+def test_the_script_and_its_twin_agree(url: str, steps: list[tuple[float, int, list[Limit]]]) -> None:
+    now = [1_000_000.0]
+    with redis.Redis.from_url(url) as client:
+        client.flushall()
+    limits, meter = Limits(url, memory=_Ledger(), clock=lambda: now[0]), Meter()
+    for pause, wanted, each in steps:
+        now[0] += pause
+        shared, alone = _take(limits, wanted, *each), meter.take(each, wanted, now[0])
+        assert (shared.granted, shared.limit, shared.left) == (alone.granted, alone.limit, alone.left)
+        assert shared.wait_seconds == pytest.approx(alone.wait_seconds, abs=1e-6)
+    limits.close()
+
+
+def test_several_requests_are_answered_in_one_round_trip_each_by_itself(url: str) -> None:
+    limits = Limits(url, memory=_Ledger())
+    requests = [Request(limits=(HOUR,), wanted=60), Request(limits=(HOUR, DAY), wanted=60)]
+    assert [grant.granted for grant in limits.take_all(requests)] == [60, 40]
+    limits.close()
+
+
+def test_what_was_used_survives_the_loss_of_redis(url: str) -> None:
+    ledger = _Ledger((HOUR, 600.0, 70), (DAY, 600.0, 70))
+    limits = Limits(url, memory=ledger)
+    assert _take(limits, 99, HOUR, DAY).granted == 30
+    with redis.Redis.from_url(url) as client:
+        client.flushall()
+    ledger.used = ((HOUR, 600.0, 100), (DAY, 600.0, 100))
+    assert _take(limits, 99, HOUR, DAY).granted == 0
+    assert ledger.reads == 2
+    limits.close()
+
+
+def test_two_processes_that_find_the_counts_lost_count_nothing_twice(url: str) -> None:
+    everybody = [Limits(url, memory=_Ledger((HOUR, 600.0, 70))) for _ in range(4)]
+    granted: list[int] = []
+
+    def ask(limits: Limits) -> None:
+        for _ in range(20):
+            granted.append(_take(limits, 5, HOUR).granted)
+            time.sleep(0.02)
+
+    threads = [threading.Thread(target=ask, args=(limits,)) for limits in everybody]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(granted) == 30
+    for limits in everybody:
+        limits.close()
+
+
+def test_nothing_counted_goes_out_while_nobody_knows_what_was_used(url: str) -> None:
+    ledger = _Ledger((HOUR, 600.0, 70))
+    ledger.is_away = True
+    limits = Limits(url, memory=ledger)
+    grant = _take(limits, 1, HOUR)
+    assert grant.granted == 0
+    assert grant.wait_seconds >= 0.2
+    ledger.is_away = False
+    assert _take(limits, 99, HOUR).granted == 30
+    limits.close()
+
+
+def test_another_configuration_counts_anew(url: str) -> None:
+    first, second = _Ledger(), _Ledger((HOUR, 60.0, 90))
+    second.name = "another"
+    limits, changed = Limits(url, memory=first), Limits(url, memory=second)
+    assert _take(limits, 200, HOUR).granted == 100
+    assert _take(changed, 200, HOUR).granted == 10
+    limits.close()
+    changed.close()
+
+
+def test_without_the_broker_each_keeps_its_part_of_what_is_left_of_the_hour(broker: EmbeddedBroker) -> None:
+    ledger = _Ledger((HOUR, 600.0, 60))
+    limits = Limits(f"unix://{broker.socket}", memory=ledger)
+    assert _take(limits, 1, HOUR).granted == 1
+    broker.kill()
+    ledger.used = ((HOUR, 600.0, 61),)
+    grants = limits.take_all([Request(limits=(HOUR,), wanted=99, processes=3)])
+    assert grants[0].granted == 13
+    limits.close()
+
+
+def test_a_script_that_redis_has_forgotten_is_told_again(url: str) -> None:
+    limits = Limits(url, memory=_Ledger())
+    assert _take(limits, 1, HOUR).granted == 1
+    with redis.Redis.from_url(url) as client:
+        client.script_flush()
+    assert _take(limits, 1, HOUR).granted == 1
+    limits.close()
+
+
+def test_keys_do_not_stay_for_ever(url: str) -> None:
+    limits = Limits(url, memory=_Ledger())
+    _take(limits, 1, HOUR, DAY, *LIMITS)
+    with redis.Redis.from_url(url) as client:
+        assert all(client.ttl(key) > 0 for key in client.scan_iter())
     limits.close()
