@@ -1,4 +1,4 @@
-"""What `campaigns check` looks at: database, broker, servers. Each finding is one line."""
+"""What `campaigns check` looks at: database, broker, servers, alerts. Each finding is one line."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any
 import redis
 from kombu import Connection
 
+from campaigns.alert_channels import channel_statuses, channels
 from campaigns.broker import check_broker as check_fitness
 from campaigns.broker import is_redis, redis_client
 from campaigns.database import create_database
 from campaigns.errors import BrokerError, BrokerUnavailable, CampaignsError
+from campaigns.ledger import Ledger
 from campaigns.server import Server
 from campaigns.server_check import check_server
 from campaigns.settings import Settings
@@ -36,7 +38,8 @@ def run_checks(settings: Settings) -> list[Finding]:
     """Tries everything, the servers at the same time. Sends and changes nothing."""
     findings = [check_database(settings), check_broker(settings), *check_state(settings)]
     with ThreadPoolExecutor(max_workers=8) as pool:
-        return findings + list(pool.map(_server_finding, settings.servers))
+        findings += pool.map(_server_finding, settings.servers)
+    return [*findings, *check_alerts(settings)]
 
 
 def check_database(settings: Settings) -> Finding:
@@ -83,6 +86,37 @@ def check_state(settings: Settings) -> list[Finding]:
     return [Finding(name="state", ok=True, detail="it answers")]
 
 
+def check_alerts(settings: Settings) -> list[Finding]:
+    """Whom the workers tell of what happens, and whether the last try got through. Tells nobody."""
+    named = channels(settings.alerts)
+    if not named:
+        detail = "nobody is told when a server fails: [alerts] names neither a webhook nor an email"
+        return [Finding(name="alerts", ok=True, detail=detail)]
+    failing = _failing_channels(settings)
+    return [
+        Finding(
+            name=f"alerts by {channel}",
+            ok=channel not in failing,
+            detail=f"{to}: {failing.get(channel, 'configured; `campaigns alerts test` sends a message')}",
+        )
+        for channel, to in named.items()
+    ]
+
+
+def _failing_channels(settings: Settings) -> dict[str, str]:
+    """What is wrong with them; none of them if the database cannot be asked, which another finding tells."""
+    if settings.missing_database_file is not None:
+        return {}
+    database = create_database(settings.database)
+    try:
+        statuses = channel_statuses(settings.alerts, Ledger(database))
+        return {status.channel: status.text for status in statuses if status.is_failing}
+    except CampaignsError:
+        return {}
+    finally:
+        database.close()
+
+
 def _connect_amqp(url: str) -> None:
     connection = Connection(url, connect_timeout=TIMEOUT_SECONDS)
     outages: tuple[type[BaseException], ...] = (OSError, *connection.connection_errors)
@@ -95,5 +129,5 @@ def _connect_amqp(url: str) -> None:
 
 
 def _server_finding(server: Server) -> Finding:
-    ok, detail = check_server(server)
-    return Finding(name=f"server {server.name}", ok=ok, detail=detail)
+    found = check_server(server)
+    return Finding(name=f"server {server.name}", ok=found.ok, detail=found.detail)

@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from campaigns.errors import MessageError
+from campaigns.header import Mailbox
 from campaigns.units import RATE_FORM, Rate, parse_duration_seconds
 
 __all__ = ["ANY_DOMAIN", "AlertPolicy", "BreakerPolicy", "DomainLimits", "Limits", "WarmUp"]
@@ -155,8 +157,37 @@ class AlertPolicy(BaseModel):
     @field_validator("webhook")
     @classmethod
     def _http(cls, value: str | None) -> str | None:
-        if value is not None and (
-            (parts := urlsplit(value)).scheme not in {"http", "https"} or not parts.hostname
-        ):
-            raise ValueError("must be an http:// or https:// address")
+        return None if value is None else _web_address(value)
+
+    @field_validator("email")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        return None if value is None else _mailbox("To", value).address.email
+
+    @field_validator("sender")
+    @classmethod
+    def _sender(cls, value: str | None) -> str | None:
+        if value is not None:
+            _mailbox("From", value)
         return value
+
+
+def _web_address(value: str) -> str:
+    """Nothing of it is in the errors: it may hold a secret."""
+    try:
+        parts = urlsplit(value)
+        _ = parts.port
+    except ValueError:
+        raise ValueError("is not a valid address") from None
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("must be an http:// or https:// address")
+    if parts.username is not None or not re.fullmatch(r"[!-~]+", value):
+        raise ValueError("must have neither a user name, blanks nor letters beyond ASCII in it")
+    return value
+
+
+def _mailbox(header: str, value: str) -> Mailbox:
+    try:
+        return Mailbox.parse(header, value)
+    except MessageError as error:
+        raise ValueError(str(error).removeprefix(f"The {header} header ")) from None

@@ -29,6 +29,7 @@ _COMMANDS = {
     "suppress": "suppressions",
     "servers": "servers",
     "events": "servers",
+    "alerts": "alerts",
 }
 
 
