@@ -39,6 +39,7 @@ from campaigns.ledger.recipients import (
 from campaigns.ledger.servers import Mode, ModeRecord, Servers
 from campaigns.ledger.standbys import StandbyRecord, Standbys, StandbyState
 from campaigns.ledger.status import CampaignRecord
+from campaigns.ledger.usage import Usage, UsageRecord
 
 __all__ = [
     "Added",
@@ -78,6 +79,7 @@ __all__ = [
     "Suppressed",
     "Swept",
     "TellableEvent",
+    "UsageRecord",
 ]
 
 
@@ -94,6 +96,7 @@ class Ledger(
     Standbys,
     Probes,
     Alerts,
+    Usage,
 ):
     """Everything that may be asked of the ledger, of one database; safe to use from threads.
 
