@@ -74,7 +74,8 @@ class Usage(LedgerPart):
         """The same by recipient domain too: of these, or of all."""
         if domains is None:
             return self._usage(_USAGE_BY_DOMAIN, seconds, bucket_seconds, {})
-        return self._usage(_USAGE_BY_DOMAIN, seconds, bucket_seconds, {"domains": self._names(domains)})
+        names = _names_parameter(self.database.dialect, domains)
+        return self._usage(_USAGE_BY_DOMAIN, seconds, bucket_seconds, {"domains": names})
 
     def domains_of(self, delivery_ids: Sequence[int]) -> dict[int, str]:
         """The recipients' domains, by delivery."""
@@ -86,9 +87,10 @@ class Usage(LedgerPart):
 
     def queued_by_domain(self, domains: Collection[str]) -> dict[tuple[str, str], int]:
         """How much mail to these domains waits in the servers' queues, by (server, domain)."""
+        dialect = self.database.dialect
         with self.database.read() as connection:
-            sql = statement(_QUEUED.format(named=_NAMED[self.database.dialect]))
-            found = connection.execute(sql, {"domains": self._names(domains)})
+            sql = statement(_QUEUED.format(named=_NAMED[dialect]))
+            found = connection.execute(sql, {"domains": _names_parameter(dialect, domains)})
             return {(server, domain): count for server, domain, count in found}
 
     def _usage(
@@ -111,6 +113,7 @@ class Usage(LedgerPart):
                 for server, domain, age, count in connection.execute(statement(sql), parameters)
             ]
 
-    def _names(self, domains: Collection[str]) -> Any:
-        names = sorted(domains)
-        return names if self.database.dialect == "postgresql" else json.dumps(names)
+
+def _names_parameter(dialect: str, domains: Collection[str]) -> Any:
+    names = sorted(domains)
+    return names if dialect == "postgresql" else json.dumps(names)
