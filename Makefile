@@ -7,10 +7,10 @@ STAMP := $(VENV)/.installed
 JOBS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench check lint format clean
+.PHONY: help install demo test bench bench-failover check lint format clean
 
 help:  ## Show what there is to make
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP)  ## Set up .venv with the pinned dependencies (once; again when they change)
 	@echo "Ready. The command is $(BIN)/campaigns; see it at work with: make demo"
@@ -26,6 +26,12 @@ bench: $(STAMP)  ## Measure imports and failover on both databases (some minutes
 	@$(BIN)/python -m bench.import_recipients --postgresql
 	@$(BIN)/python -m bench.failover
 	@$(BIN)/python -m bench.failover --postgresql
+
+bench-failover: $(STAMP)  ## Measure five ways for the primary to fail, on both databases (about half an hour)
+	@$(BIN)/python -m bench.moving
+	@$(BIN)/python -m bench.outages
+	@$(BIN)/python -m bench.moving --postgresql
+	@$(BIN)/python -m bench.outages --postgresql
 
 check: $(STAMP)  ## Lint, format, types and import rules
 	@$(BIN)/ruff check .

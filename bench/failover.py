@@ -14,65 +14,33 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import csv
 import json
-import os
-import signal
-import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import aiosmtplib
 import psutil
 
-from campaigns.client import Client, connect
+from bench.installation import TEXT, Installation, fresh_database
 from campaigns.demo.smtp_process import SmtpServerProcess
-from campaigns.settings import load_settings
 from campaigns.states import State, Status
-
-CONFIGURATION = """
-database = "{database}"
-broker = "embedded"
-[[servers]]
-name = "primary"
-url = "smtp://127.0.0.1:{primary}"
-tls = "none"
-weight = 70
-connections = {connections}
-[[servers]]
-name = "secondary"
-url = "smtp://127.0.0.1:{secondary}"
-tls = "none"
-weight = 30
-connections = {connections}
-"""
-TEXT = "Dear {{ name }},\n\n" + "this is a line of the letter that everybody gets once.\n" * 50
 
 
 def main() -> int:
     options = parse()
-    with tempfile.TemporaryDirectory(prefix="campaigns-bench-") as folder, database(options) as url:
+    with (
+        tempfile.TemporaryDirectory(prefix="campaigns-bench-") as folder,
+        fresh_database(postgresql=options.postgresql) as url,
+    ):
         directory = Path(folder)
         baseline = baseline_rate(directory, options)
-        with (
-            SmtpServerProcess(directory / "primary.jsonl", name="primary") as primary,
-            SmtpServerProcess(directory / "secondary.jsonl", name="secondary") as secondary,
-        ):
-            configuration = CONFIGURATION.format(
-                database=url or f"sqlite:///{directory}/campaigns.db",
-                primary=primary.port,
-                secondary=secondary.port,
-                connections=options.connections,
-            )
-            (directory / "campaigns.toml").write_text(configuration)
-            figures = run_campaign(directory, options, primary, secondary)
+        figures = run_campaign(directory, url, options)
     figures["baseline_mails_per_second"] = round(baseline, 1)
-    figures["ratio"] = round(figures["mails_per_second"] / baseline, 2)
+    figures["ratio"] = round(options.recipients / figures.pop("seconds") / baseline, 2)
     print(json.dumps(figures, indent=2))
     return 1 if figures["lost"] or figures["duplicates"] else 0
 
@@ -87,21 +55,9 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@contextlib.contextmanager
-def database(options: argparse.Namespace) -> Iterator[str]:
-    """The URL of a fresh PostgreSQL database; empty for SQLite."""
-    if not options.postgresql:
-        yield ""
-        return
-    from tests.postgres import postgres_server  # noqa: PLC0415 - only where it is asked for
-
-    with postgres_server() as server:
-        yield server.url(server.create_database())
-
-
 def baseline_rate(directory: Path, options: argparse.Namespace) -> float:
     """Mails a second over plain aiosmtplib, reused connections, one process."""
-    count = min(options.recipients, 5_000)
+    count: int = min(options.recipients, 5_000)
     with SmtpServerProcess(directory / "baseline.jsonl", name="baseline") as server:
         began = time.monotonic()
         asyncio.run(send_plainly(server.port, count, options.connections))
@@ -120,81 +76,34 @@ async def send_plainly(port: int, count: int, connections: int) -> None:
     await asyncio.gather(*(sender() for _ in range(connections)))
 
 
-def run_campaign(
-    directory: Path, options: argparse.Namespace, primary: SmtpServerProcess, secondary: SmtpServerProcess
-) -> dict[str, object]:
-    recipients = write_list(directory / "list.csv", options.recipients)
-    config = directory / "campaigns.toml"
-    environ = {**os.environ, "CAMPAIGNS_CONFIG": str(config)}
-    command = [sys.executable, "-m", "campaigns", "up", "--processes", str(options.processes)]
-    with (directory / "up.log").open("wb") as log:
-        up = subprocess.Popen(
-            command, env=environ, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    memory = Memory(up.pid)
-    try:
-        client = connect(load_settings(config, {}))
-        client.upgrade_database()
-        wait(lambda: len(client.ledger.live_workers(10)) >= 2 * options.processes + 1, 60)
-        campaign = client.create_campaign(
-            "bench", sender="News <news@example.com>", subject="Hi {{ name }}", text=TEXT
-        )
-        campaign.recipients.add_csv(directory / "list.csv")
+def run_campaign(directory: Path, url: str, options: argparse.Namespace) -> dict[str, Any]:
+    with Installation(
+        directory, database=url, processes=options.processes, connections=options.connections
+    ) as installation:
+        memory = Memory(installation.up.pid)
+        installation.add_campaign("bench", options.recipients)
         began = time.time()
-        campaign.send()
-        killed_at = follow(client, options, primary)
+        installation.client.campaign("bench").send()
+        killed_at = follow(installation, options)
         seconds = time.time() - began
-    finally:
-        up.send_signal(signal.SIGTERM)
-        up.wait(90)
         memory.stop()
-    return judged(client, recipients, primary, secondary) | {
-        "recipients": options.recipients,
-        "mails_per_second": round(options.recipients / seconds, 1),
-        "failover_seconds": failover_seconds(secondary, killed_at),
-        "peak_memory_megabytes": memory.peaks(),
-    }
+        return installation.judged(["bench"]) | {
+            "seconds": seconds,
+            "mails_per_second": round(options.recipients / seconds, 1),
+            "failover_seconds": failover_seconds(installation.secondary, killed_at),
+            "peak_memory_megabytes": memory.peaks(),
+        }
 
 
-def write_list(path: Path, count: int) -> list[str]:
-    emails = [f"r{number}@d{number % 50}.example.com" for number in range(count)]
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["email", "name"])
-        writer.writerows((email, f"Ada {number}") for number, email in enumerate(emails))
-    return emails
-
-
-def follow(client: Client, options: argparse.Namespace, primary: SmtpServerProcess) -> float | None:
+def follow(installation: Installation, options: argparse.Namespace) -> float | None:
     killed_at: float | None = None
-    while (counts := client.ledger.counts("bench")).status is not Status.FINISHED:
+    ledger = installation.client.ledger
+    while (counts := ledger.counts("bench")).status is not Status.FINISHED:
         if options.kill and killed_at is None and counts.states[State.SENT] >= 0.4 * options.recipients:
-            primary.kill()
+            installation.primary.kill()
             killed_at = time.time()
         time.sleep(0.2)
     return killed_at
-
-
-def judged(
-    client: Client, recipients: list[str], primary: SmtpServerProcess, secondary: SmtpServerProcess
-) -> dict[str, object]:
-    counts = client.ledger.counts("bench")
-    records = {"primary": primary.records(), "secondary": secondary.records()}
-    times = Counter(mail.recipient for mails in records.values() for mail in mails)
-    states = {delivery.email: delivery.state for delivery in client.ledger.deliveries("bench")}
-    final = (State.SENT, State.FAILED, State.SUPPRESSED, State.CANCELLED, State.UNCERTAIN)
-    return {
-        "accepted": {name: len(mails) for name, mails in records.items()},
-        "sent": counts.states[State.SENT],
-        "failed": counts.states[State.FAILED],
-        "uncertain": counts.states[State.UNCERTAIN],
-        "rerouted": sum(server.rerouted for server in counts.servers.values()),
-        "lost": len(recipients) - sum(counts.states[state] for state in final),
-        "sent_but_not_accepted": sum(
-            1 for email, state in states.items() if state is State.SENT and not times[email]
-        ),
-        "duplicates": sum(1 for count in times.values() if count > 1),
-    }
 
 
 def failover_seconds(secondary: SmtpServerProcess, killed_at: float | None) -> float | None:
@@ -202,14 +111,6 @@ def failover_seconds(secondary: SmtpServerProcess, killed_at: float | None) -> f
     if killed_at is None:
         return None
     return round(min(mail.at for mail in secondary.records() if mail.at > killed_at) - killed_at, 3)
-
-
-def wait(question: object, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not question():  # type: ignore[operator]
-        if time.monotonic() > deadline:
-            raise SystemExit("the workers did not start")
-        time.sleep(0.1)
 
 
 class Memory:
