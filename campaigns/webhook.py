@@ -13,9 +13,10 @@ from urllib.parse import urlsplit
 
 from campaigns.reply import redact
 
-__all__ = ["WEBHOOK_SECONDS", "post_webhook", "shown_webhook"]
+__all__ = ["NO_ANSWER", "WEBHOOK_SECONDS", "post_webhook", "shown_webhook"]
 
 WEBHOOK_SECONDS = 10.0
+NO_ANSWER = "no answer in time"
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -58,7 +59,7 @@ def shown_webhook(url: str) -> str:
 def _cause(error: BaseException | str) -> str:
     """Of an error of the system its text; others could quote the address."""
     if isinstance(error, TimeoutError):
-        return f"no answer within {WEBHOOK_SECONDS:g} s"
+        return NO_ANSWER
     if isinstance(error, OSError) and error.strerror:
         return redact(error.strerror)
     return "no HTTP was spoken" if isinstance(error, http.client.HTTPException) else type(error).__name__

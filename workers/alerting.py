@@ -17,7 +17,7 @@ from campaigns.alerts import LOOK_BACK, Alert, is_due, next_alert, pause_seconds
 from campaigns.errors import CampaignsError, DatabaseUnavailable
 from campaigns.ledger import AlertRecord, Ledger, TellableEvent
 from campaigns.policies import AlertPolicy
-from campaigns.webhook import WEBHOOK_SECONDS, post_webhook
+from campaigns.webhook import NO_ANSWER, WEBHOOK_SECONDS, post_webhook
 
 __all__ = ["Alerting", "alertings"]
 
@@ -122,7 +122,7 @@ async def _tell_webhook(url: str, alert: Alert) -> str:
         async with asyncio.timeout(WEBHOOK_SECONDS + 1):
             return await _in_own_thread(partial(post_webhook, url, alert.to_dict()))
     except TimeoutError:
-        return f"no answer within {WEBHOOK_SECONDS:g} s"
+        return NO_ANSWER
 
 
 async def _in_own_thread(call: Callable[[], T]) -> T:
