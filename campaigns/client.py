@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from campaigns.campaign import Campaign
 from campaigns.csv_file import read_csv
 from campaigns.database import Database, create_database
+from campaigns.drill import DrillPlan, Rehearsal, read_seeds
 from campaigns.errors import (
     BrokerError,
     CampaignExists,
@@ -23,8 +24,9 @@ from campaigns.errors import (
     UnknownCampaign,
 )
 from campaigns.events import Event
+from campaigns.fleet import Fleet
 from campaigns.health import HealthBoard
-from campaigns.ledger import CampaignRecord, Import, Ledger
+from campaigns.ledger import CampaignRecord, DrillRecord, Import, Ledger
 from campaigns.message import CampaignContent, CompiledMessage, compile_campaign
 from campaigns.pace import rates_per_second
 from campaigns.private_files import make_private_directory
@@ -182,6 +184,34 @@ class Client:
     ) -> list[Event]:
         """The latest events, the newest last; of one server or campaign if given."""
         return [Event.from_record(one) for one in self.ledger.events(server, campaign, limit)]
+
+    # ---- drills
+
+    def drill(  # noqa: PLR0913 - what a drill is made of, by keyword
+        self,
+        recipients: Path,
+        *,
+        server: str,
+        sender: str,
+        is_live: bool = False,
+        seconds: float = 20.0,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> DrillRecord:
+        """Rehearse a failover of `server`, which counts as dead for so long; returns what was measured.
+
+        `recipients` is a CSV file of seed addresses. Unless it is live, only the drill's own mail is
+        concerned. `say` is told each step in a line. Raises DrillRefused if it cannot be done now,
+        InvalidRecipients and MessageError.
+        """
+        plan = DrillPlan(
+            server=server, seeds=read_seeds(recipients), sender=sender, is_live=is_live, seconds=seconds
+        )
+        fleet = Fleet(self.settings, self.ledger, self._board)
+        return Rehearsal(plan, self.ledger, fleet, nudge=self.nudge, say=say).run()
+
+    def drills(self, limit: int = 100) -> list[DrillRecord]:
+        """The latest drills, the newest last."""
+        return self.ledger.drills(limit)
 
     # ---- what Campaign and the commands stand on
 

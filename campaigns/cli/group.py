@@ -29,6 +29,8 @@ _COMMANDS = {
     "suppress": "suppressions",
     "servers": "servers",
     "events": "servers",
+    "drill": "drill",
+    "drills": "drill",
     "alerts": "alerts",
 }
 
