@@ -329,7 +329,8 @@ class Client:
 
     @cached_property
     def _board(self) -> HealthBoard:
-        return HealthBoard(self.settings.state_url)
+        names = [server.name for server in self.settings.servers]
+        return HealthBoard(self.settings.state_url, policy=self.settings.breaker, servers=names)
 
     def _readers(self) -> frozenset[str]:
         workers = self.ledger.live_workers(WORKER_SECONDS)

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from campaigns import routing
-from campaigns.classifier import Classification
+from campaigns.breaker import Fault
+from campaigns.errors import DatabaseUnavailable
 from campaigns.health import Change, HealthBoard, ServerHealth
 from campaigns.ledger import DeadServer, Ledger, ModeRecord, StandbyRecord
 from campaigns.settings import Server, Settings
@@ -76,7 +77,7 @@ class Fleet:
 
     def refresh(self) -> None:
         """Look at health, and now and then at readers and blocks. Raises DatabaseUnavailable."""
-        self._health = self.board.snapshot()
+        self._health = self.board.look()
         if self._monotonic() >= self._slow_refresh_at:
             self._slow_refresh_at = self._monotonic() + SLOW_REFRESH_SECONDS
             self._clock_offset = self.ledger.database.now() - time.time()
@@ -85,6 +86,8 @@ class Fleet:
             self._standbys = self.ledger.standbys()
             self._dead = self.ledger.declared_dead()
             self.readers = self._read_workers()
+            self._consider()
+        self._record_changes()
 
     def refresh_soon(self) -> None:
         """Look at blocks and readers, too, at the next `refresh`."""
@@ -207,30 +210,41 @@ class Fleet:
         rest_seconds = min(max(min(rests), LEAST_REST_SECONDS), MOST_REST_SECONDS)
         return rest_seconds * random.uniform(1.0, 1.3)  # noqa: S311 - jitter
 
-    def report(self, server: str, classification: Classification, reason: str) -> Change | None:
-        """Tell the board how the server did; a change of its breaker becomes an event."""
-        if classification.counts_against_server:
-            change = self.board.fault(server, reason)
+    def report(self, server: str, fault: Fault | None, *, token: str = "") -> Change | None:
+        """Tell the board how the server did; what that changes becomes events. None: it did its work."""
+        if fault is not None:
+            change = self.board.fault(server, fault)
         else:
-            change = self.board.success(server)
+            change = self.board.success(server, token=token)
         self._health = self.board.snapshot()
-        if change is not None:
-            self.record(change)
+        self._record_changes()
         return change
+
+    def _consider(self) -> None:
+        """Servers that are drained, closed or not started are not among those that might still take mail."""
+        names = [server.name for server in self.settings.servers]
+        able = [name for name in names if self.mode(name) == "open" and self.is_started(name)]
+        self.board.consider(able or names)
+
+    def _record_changes(self) -> None:
+        """Those of this process's doing. While the database is away they are kept."""
+        changes = self.board.take_changes()
+        while changes:
+            try:
+                self.record(changes[0])
+            except DatabaseUnavailable:
+                self.board.keep_changes(changes)
+                raise
+            changes.pop(0)
 
     def record(self, change: Change) -> None:
         self.ledger.record_event(
-            kind="breaker",
+            kind=change.kind,
             server=change.server,
             from_state=change.before,
             to_state=change.after,
             reason=change.reason,
         )
-
-    def is_pristine(self, server: str) -> bool:
-        """Most mail finds a server without a fault to forget; the board need not hear of each success."""
-        health = self._health.get(server)
-        return health is None or (health.state == "closed" and not health.consecutive_faults)
 
     def _rest_seconds(self, server: str) -> float:
         health = self._health.get(server)

@@ -5,7 +5,8 @@ import random as random_module
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -13,31 +14,33 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from campaigns.breaker import Breaker, BreakerState
+from campaigns.board import Board, Change, Heard, Rules, changes
+from campaigns.breaker import Breaker, BreakerState, Fault
+from campaigns.policies import BreakerPolicy
 
 __all__ = ["Change", "HealthBoard", "Probe", "ServerHealth"]
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Step = Callable[[Breaker, float], Breaker | None]
+Step = Callable[[Board, float], Board | None]
 
 CALL_SECONDS = 0.2
 AWAY_SECONDS = 2.0
 """How long Redis is left alone after it failed."""
 KEPT_SECONDS = 86_400
 PROBE_SECONDS = 20.0
-SEEN_SECONDS = 0.2
-"""How long a server seen well is believed to be, so that not every mail asks."""
+GATHER_SECONDS = 1.0
+"""How long successes are gathered before they are told: not every mail is to cost a call."""
 MOST_ATTEMPTS = 20
+MOST_CHANGES = 1000
 
-# Replaces one field of the hash if it is still what the caller read: so the breaker's logic is the same
-# Python with Redis and without.
+# Replaces the value if it is still what the caller read: so the logic is the same Python with Redis and
+# without.
 SWAP = """
-local now = redis.call('HGET', KEYS[1], ARGV[1]) or ''
-if now ~= ARGV[2] then return 0 end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
-redis.call('EXPIRE', KEYS[1], ARGV[4])
+local now = redis.call('GET', KEYS[1]) or ''
+if now ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3])
 return 1
 """
 
@@ -66,16 +69,6 @@ class ServerHealth:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Change:
-    """A server's state went from `before` to `after`: an event, to be recorded by whoever is told."""
-
-    server: str
-    before: BreakerState
-    after: BreakerState
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Probe:
     """Leave to hand this server one mail now. `token` is empty while it is closed: nothing to give back."""
 
@@ -88,28 +81,34 @@ class HealthBoard:
     """Who may be given mail. Never raises when Redis is away, and never blocks for more than about 0.5 s.
 
     `state_url`: redis-py URL; None keeps the board in this process. `clock`: epoch seconds; None is Redis's
-    own TIME, which all processes share. Safe to use from several threads.
+    own TIME, which all processes share. `servers`: those that are configured. Safe to use from several
+    threads. What changes here is told to exactly one of all processes, by `take_changes`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what varies in tests, by keyword
         self,
         state_url: str | None,
         namespace: str = "campaigns",
         clock: Callable[[], float] | None = None,
         *,
+        policy: BreakerPolicy | None = None,
+        servers: Iterable[str] = (),
         random: Callable[[], float] = random_module.random,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._key = f"{namespace}:health"
+        self._key = f"{namespace}:board"
+        self._rules = Rules(policy=policy or BreakerPolicy(), servers=frozenset(servers))
         self._clock = clock
         self._random = random
         self._monotonic = monotonic
         self._client = None if state_url is None else connect(state_url)
         self._away_until = 0.0
-        self._local: dict[str, Breaker] = {}
-        self._seen_well: dict[str, float] = {}
-        self._succeeded: set[str] = set()
-        self._lock = threading.RLock()
+        self._local = Board()
+        self._gathered: dict[str, list[Heard]] = {}
+        self._told_at = monotonic()
+        self._changes: deque[Change] = deque(maxlen=MOST_CHANGES)
+        self._lock = threading.Lock()
+        self._writing = threading.Lock()
 
     def __repr__(self) -> str:
         where = "in this process" if self._client is None else "away" if self.is_away else "shared"
@@ -125,124 +124,210 @@ class HealthBoard:
         """Whether all processes see this board now."""
         return self._client is not None and not self.is_away
 
+    @property
+    def policy(self) -> BreakerPolicy:
+        return self._rules.policy
+
+    def consider(self, servers: Iterable[str]) -> None:
+        """These may be given mail as far as the operator has a say: the others do not count as left."""
+        self._rules = Rules(policy=self._rules.policy, servers=frozenset(servers))
+
+    # What is seen.
+
     def snapshot(self) -> dict[str, ServerHealth]:
-        """All servers of which anything is known; the others are closed."""
-        shared = self._ask(self._read_all)
-        if shared is None:
-            with self._lock:
-                now, breakers = self._now(), dict(self._local)
-        else:
-            now, breakers = shared
-        return {name: health(name, breaker.at(now), now) for name, breaker in breakers.items()}
+        """All servers of which anything is known; the others are closed and whole. Changes nothing."""
+        board, now = self._read()
+        return self._healths(board, now)
 
-    def fault(self, server: str, reason: str) -> Change | None:
-        """The server failed. Three times in a row open its breaker; so does once while it is half-open."""
+    def look(self) -> dict[str, ServerHealth]:
+        """The same, for those who work here: what time changed, and what was gathered, is written down."""
+        board, now = self._read()
+        if self._is_time_to_tell(board) or board.at(now, self._rules) != board:
+            board, now = self._write(lambda board, _: board)[1:]
+        return self._healths(board, now)
+
+    def take_changes(self) -> list[Change]:
+        """What changed by this process's doing since the last call: events that nobody else will record."""
         with self._lock:
-            worked = server in self._succeeded
-            self._succeeded.discard(server)
-            self._seen_well.pop(server, None)
+            taken = list(self._changes)
+            self._changes.clear()
+        return taken
 
-        def step(breaker: Breaker, now: float) -> Breaker:
-            return breaker.after_fault(now, reason=reason, random=self._random(), after_success=worked)
-
-        return self._change(server, step)[1]
-
-    def success(self, server: str) -> Change | None:
-        """The server did its work, whatever it said of the mail."""
+    def keep_changes(self, kept: Iterable[Change]) -> None:
+        """Give back what could not be recorded yet."""
         with self._lock:
-            self._succeeded.add(server)
-            if self._monotonic() < self._seen_well.get(server, 0.0):
-                return None
-        breaker, change = self._change(server, lambda breaker, now: breaker.after_success(now))
-        if breaker.state is BreakerState.CLOSED:
-            with self._lock:
-                self._seen_well[server] = self._monotonic() + SEEN_SECONDS
-        return change
+            self._changes.extendleft(reversed(list(kept)))
 
-    def may_probe(self, server: str, *, probe_seconds: float = PROBE_SECONDS) -> Probe | None:
+    # What is told.
+
+    def fault(self, server: str, fault: Fault | str) -> Change | None:
+        """The server failed a mail; a str is no more than the reason. The change of its breaker, if any."""
+        self._gather(server, fault if isinstance(fault, Fault) else Fault(reason=fault))
+        return self._tell(server)
+
+    def success(self, server: str, *, token: str = "") -> Change | None:
+        """The server did its work, whatever it said of the mail. `token`: of its trial, if it was one."""
+        if not token:
+            self._gather(server)
+            return self._tell(server)
+        return self._breaker_change(
+            server, lambda board, now: board.after_trial(server, token, now, self._rules)
+        )
+
+    def count_success(self, server: str) -> None:
+        """The same for one of very many mails: told within a second or so, by `look`. Never blocks."""
+        self._gather(server)
+
+    def probe_result(self, server: str, ok: bool, reason: str = "") -> Change | None:
+        """An idle server was tried without a mail: failures in a row open it; an answer closes nothing."""
+        error = "" if ok else reason or "no answer"
+        return self._breaker_change(
+            server, lambda board, now: board.after_check(server, error, now, self._rules, self._random())
+        )
+
+    def may_probe(self, server: str, *, probe_seconds: float | None = None) -> Probe | None:
         """Ask before each mail. Closed: always; open: never; half-open: for one mail at a time.
 
-        Then tell what came of it (`success`, `fault` or `release`), or it is under way until it expires.
+        Then tell what came of it with the probe's token (`success`, `fault` or `release`), or it is under way
+        until it expires.
         """
-        with self._lock:
-            if self._monotonic() < self._seen_well.get(server, 0.0):
-                return Probe(server=server)
         token = secrets.token_hex(8)
-        breaker, change = self._change(server, lambda breaker, now: asked(breaker, now, token, probe_seconds))
+        seconds = PROBE_SECONDS + self.policy.slow_seconds if probe_seconds is None else probe_seconds
+
+        def ask(board: Board, now: float) -> Board | None:
+            return board.probed(server, now, self._rules, token=token, seconds=seconds)
+
+        made, after, _ = self._write(ask)
+        breaker = after.of(server)
         if breaker.state is BreakerState.CLOSED:
             return Probe(server=server)
+        change = next((change for change in made if is_of_breaker(change, server)), None)
         return Probe(server=server, token=token, change=change) if breaker.probe == token else None
 
     def release(self, probe: Probe) -> None:
         """The mail told nothing of the server (it was stopped, or never sent)."""
         if probe.token:
-            self._change(probe.server, lambda breaker, now: breaker.released(probe.token))
+            self._write(
+                lambda board, _: board.having(probe.server, board.of(probe.server).released(probe.token))
+            )
 
-    def set_full(self, server: str, until: float) -> None:
+    def set_full(self, server: str, until: float, reason: str = "") -> None:
         """The server takes no more until then (epoch seconds). An earlier time never shortens a later one."""
-        with self._lock:
-            self._seen_well.pop(server, None)
-        self._change(server, lambda breaker, now: breaker.filled(now, until=until))
+        self._write(
+            lambda board, now: board.having(server, board.of(server).filled(now, until=until, reason=reason))
+        )
 
-    def set_full_for(self, server: str, seconds: float) -> None:
+    def set_full_for(self, server: str, seconds: float, reason: str = "") -> None:
         """The same for a time from now, by the board's own clock."""
-        with self._lock:
-            self._seen_well.pop(server, None)
-        self._change(server, lambda breaker, now: breaker.filled(now, until=now + seconds))
+        reason = reason or f"it says that it is full for {seconds:.0f} s"
+        self._write(
+            lambda board, now: board.having(
+                server, board.of(server).filled(now, until=now + seconds, reason=reason)
+            )
+        )
 
     def forget(self) -> None:
         """Close every breaker, as a flushed Redis would."""
-        with self._lock:
-            self._local.clear()
-            self._seen_well.clear()
-        self._ask(lambda client: client.delete(self._key))
+        with self._writing:
+            self._local = Board()
+            with self._lock:
+                self._gathered.clear()
+            self._ask(lambda client: client.delete(self._key))
 
     def close(self) -> None:
         if self._client is not None:
             self._client.close()
 
-    def _change(self, server: str, step: Step) -> tuple[Breaker, Change | None]:
-        """Apply one step to one breaker, in Redis if it is there: the breaker then, and what changed."""
-        pair = self._ask(lambda client: self._step_shared(client, server, step))
-        if pair is None:
-            pair = self._step_local(server, step)
-        before, after = pair
-        return after, changed(server, before, after)
+    # How it is done.
 
-    def _step_shared(self, client: redis.Redis, server: str, step: Step) -> tuple[Breaker, Breaker]:
-        before = Breaker()
-        for _ in range(MOST_ATTEMPTS):
-            now, text = self._read(client, server)
-            before = Breaker.from_json(text)
-            after = step(before, now)
-            if after is None or after == before:
-                return before, before
-            arguments = (server, text, after.to_json(), KEPT_SECONDS)
-            if client.eval(SWAP, 1, self._key, *arguments):
-                return before, after
-        return before, before
-
-    def _step_local(self, server: str, step: Step) -> tuple[Breaker, Breaker]:
+    def _gather(self, server: str, fault: Fault | None = None) -> None:
+        """Keep what was seen, in its order, until it is told together with whatever is told next."""
         with self._lock:
-            before = self._local.get(server, Breaker())
-            after = step(before, self._now()) or before
-            self._local[server] = after
-            return before, after
+            heard = self._gathered.setdefault(server, [])
+            if heard and heard[-1].fault is None:
+                heard[-1] = Heard(successes=heard[-1].successes + (fault is None), fault=fault)
+            else:
+                heard.append(Heard(successes=int(fault is None), fault=fault))
 
-    def _read(self, client: redis.Redis, server: str) -> tuple[float, str]:
+    def _is_time_to_tell(self, board: Board) -> bool:
+        """Soon where somebody waits for it: a server that has faults to forget, or a step to pass."""
+        with self._lock:
+            servers = tuple(self._gathered)
+        if not servers:
+            return False
+        is_due = self._monotonic() - self._told_at >= GATHER_SECONDS
+        return is_due or not all(board.of(server).is_pristine for server in servers)
+
+    def _tell(self, server: str) -> Change | None:
+        """Tell what was gathered, unless another thread did that meanwhile."""
+        with self._lock:
+            is_told = not self._gathered
+        return None if is_told else self._breaker_change(server, lambda board, _: board)
+
+    def _breaker_change(self, server: str, step: Step) -> Change | None:
+        made, _, _ = self._write(step)
+        return next((change for change in made if is_of_breaker(change, server)), None)
+
+    def _write(self, step: Step) -> tuple[list[Change], Board, float]:
+        """Apply what time did, what was gathered, and one step: what changed, and the board and time then.
+
+        One at a time: who waits for its turn meanwhile finds that it was told already.
+        """
+        with self._writing:
+            with self._lock:
+                gathered, self._gathered = self._gathered, {}
+            self._told_at = self._monotonic()
+
+            def all_steps(board: Board, now: float) -> Board:
+                heard = self._heard(board.at(now, self._rules), gathered, now)
+                return step(heard, now) or heard
+
+            before, after, now = self._ask(
+                lambda client: self._write_shared(client, all_steps)
+            ) or self._write_local(all_steps)
+        made = list(changes(before, after, self.policy))
+        with self._lock:
+            self._changes.extend(made)
+        return made, after, now
+
+    def _heard(self, board: Board, gathered: dict[str, list[Heard]], now: float) -> Board:
+        for server, heard in gathered.items():
+            board = board.after(server, heard, now, self._rules, self._random())
+        return board
+
+    def _write_shared(
+        self, client: redis.Redis, step: Callable[[Board, float], Board]
+    ) -> tuple[Board, Board, float]:
+        for _ in range(MOST_ATTEMPTS):
+            now, text = self._fetch(client)
+            before = Board.from_json(text)
+            after = step(before, now)
+            if after == before or client.eval(SWAP, 1, self._key, text, after.to_json(), KEPT_SECONDS):
+                return before, after, now
+        return before, before, now  # it never came to that; what was seen is seen again
+
+    def _write_local(self, step: Callable[[Board, float], Board]) -> tuple[Board, Board, float]:
+        before, now = self._local, self._now()
+        self._local = step(before, now)
+        return before, self._local, now
+
+    def _read(self) -> tuple[Board, float]:
+        fetched = self._ask(self._fetch)
+        if fetched is None:
+            return self._local, self._now()
+        now, text = fetched
+        return Board.from_json(text), now
+
+    def _fetch(self, client: redis.Redis) -> tuple[float, str]:
         pipeline = client.pipeline(transaction=False)
         pipeline.time()
-        pipeline.hget(self._key, server)
+        pipeline.get(self._key)
         (seconds, microseconds), text = pipeline.execute()
         return self._shared_now(seconds, microseconds), text or ""
 
-    def _read_all(self, client: redis.Redis) -> tuple[float, dict[str, Breaker]]:
-        pipeline = client.pipeline(transaction=False)
-        pipeline.time()
-        pipeline.hgetall(self._key)
-        (seconds, microseconds), texts = pipeline.execute()
-        breakers = {name: Breaker.from_json(text) for name, text in texts.items()}
-        return self._shared_now(seconds, microseconds), breakers
+    def _healths(self, board: Board, now: float) -> dict[str, ServerHealth]:
+        present = board.at(now, self._rules)
+        return {name: health(name, breaker, now, self.policy) for name, breaker in present.breakers.items()}
 
     def _shared_now(self, seconds: int, microseconds: int) -> float:
         return self._clock() if self._clock is not None else seconds + microseconds / 1e6
@@ -277,17 +362,11 @@ def connect(state_url: str) -> redis.Redis:
     )
 
 
-def asked(breaker: Breaker, now: float, token: str, seconds: float) -> Breaker | None:
-    return breaker.probed(now, token=token, seconds=seconds)
+def is_of_breaker(change: Change, server: str) -> bool:
+    return change.kind == "breaker" and change.server == server
 
 
-def changed(server: str, before: Breaker, after: Breaker) -> Change | None:
-    if before.state is after.state:
-        return None
-    return Change(server=server, before=before.state, after=after.state, reason=after.reason)
-
-
-def health(name: str, breaker: Breaker, now: float) -> ServerHealth:
+def health(name: str, breaker: Breaker, now: float, policy: BreakerPolicy) -> ServerHealth:
     open_until = breaker.open_until if breaker.state is BreakerState.OPEN else None
     full_until = breaker.full_until if breaker.is_full(now) else None
     return ServerHealth(
@@ -299,4 +378,5 @@ def health(name: str, breaker: Breaker, now: float) -> ServerHealth:
         consecutive_faults=breaker.faults,
         full_until=full_until,
         rest_seconds=max(0.0, (open_until or now) - now, (full_until or now) - now),
+        share=breaker.percent(policy) / 100,
     )

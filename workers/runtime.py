@@ -55,7 +55,9 @@ class Runtime:
         self.owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         database = create_database(settings.database)
         ledger = Ledger(database, shard=os.getpid() % 8)
-        fleet = Fleet(settings, ledger, HealthBoard(settings.state_url))
+        names = [server.name for server in settings.servers]
+        board = HealthBoard(settings.state_url, policy=settings.breaker, servers=names)
+        fleet = Fleet(settings, ledger, board)
         self.producer = Producer(ledger, app, settings, fleet)
         self.sweeper = Sweeper(ledger, app, settings, fleet)
         self.services = Services(settings, app, database, fleet, owner=self.owner)

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
+from campaigns.breaker import BreakerState, Fault
 from campaigns.classifier import Classification, Outcome
 from campaigns.decision import Decision, Facts
 from campaigns.errors import DatabaseUnavailable
@@ -24,6 +25,8 @@ T = TypeVar("T")
 
 SAYS_NOTHING = frozenset({Outcome.STOPPED, Outcome.UNCERTAIN})
 """Outcomes that tell neither for nor against the server."""
+OUR_OWN_RULES = frozenset({"fault-utf8", "fault-size", "fault-render", "fault-internal"})
+"""Nor do these: the server was never asked."""
 
 
 class Standing:
@@ -54,26 +57,59 @@ class Standing:
             await self._in_thread(partial(self._fleet.ledger.meet_drill, drill.drill_id))
         return drill
 
-    async def report(self, probe: Probe, classification: Classification, reason: str) -> None:
-        """What the attempt says of the server. A breaker that opens is told to the sweep by the board."""
-        server = probe.server
-        if not classification.counts_against_server:
-            if classification.outcome in SAYS_NOTHING:
-                await self.release(probe)
-                return
-            if not probe.token and self._fleet.is_pristine(server):
-                return
-        change = await self._in_thread(partial(self._report, server, classification, reason))
+    async def report(
+        self,
+        probe: Probe,
+        classification: Classification,
+        reason: str,
+        *,
+        age_seconds: float = 0.0,
+        waited_seconds: float = 0.0,
+    ) -> None:
+        """What the attempt says of the server. A breaker that opens is told to the sweep by the board.
+
+        `age_seconds`: how long ago it was begun; `waited_seconds`: the longest that one reply took.
+        """
+        if not classification.counts_against_server and says_nothing(classification):
+            await self.release(probe)
+            return
+        is_slow = waited_seconds > self.slow_seconds
+        if classification.counts_against_server or is_slow:
+            told = reason if classification.counts_against_server else f"a reply took {waited_seconds:.0f} s"
+            await self.report_fault(
+                probe.server,
+                Fault(reason=told, token=probe.token, age_seconds=age_seconds, waited_seconds=waited_seconds),
+            )
+        elif probe.token:
+            await self._tell(probe.server, None, probe.token)
+        else:
+            self._fleet.board.count_success(probe.server)
+
+    async def report_fault(self, server: str, fault: Fault) -> None:
+        """The server failed a mail, or keeps one waiting for too long."""
+        await self._tell(server, fault, fault.token)
+
+    async def _tell(self, server: str, fault: Fault | None, token: str) -> None:
+        change = await self._in_thread(partial(self._report, server, fault, token))
         if change is not None:
             log.warning(
                 "a server's breaker changed",
                 extra={
                     "server": server,
-                    "from": str(change.before),
-                    "to": str(change.after),
-                    "reason": reason,
+                    "from": change.before,
+                    "to": change.after,
+                    "reason": change.reason,
                 },
             )
+
+    @property
+    def slow_seconds(self) -> float:
+        """A reply that takes longer counts as a fault, while it is awaited already."""
+        return self._fleet.settings.breaker.slow_seconds
+
+    def is_open(self, server: str) -> bool:
+        """Whether the server's breaker is open, as this process sees it."""
+        return self._fleet.state(server) == BreakerState.OPEN
 
     async def release(self, probe: Probe) -> None:
         if probe.token:
@@ -146,9 +182,9 @@ class Standing:
         self._executor.shutdown(wait=False, cancel_futures=True)
         self._fleet.board.close()
 
-    def _report(self, server: str, classification: Classification, reason: str) -> Change | None:
+    def _report(self, server: str, fault: Fault | None, token: str) -> Change | None:
         try:
-            return self._fleet.report(server, classification, reason)
+            return self._fleet.report(server, fault, token=token)
         except DatabaseUnavailable:
             log.warning("a change of a server's breaker could not be written down", extra={"server": server})
             return None
@@ -181,3 +217,7 @@ class Standing:
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+
+
+def says_nothing(classification: Classification) -> bool:
+    return classification.outcome in SAYS_NOTHING or classification.rule in OUR_OWN_RULES

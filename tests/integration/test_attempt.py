@@ -173,7 +173,7 @@ async def test_a_report_of_the_server_that_fails_does_not_cost_the_outcome(
     crowd = Crowd(services.ledger)
     crowd.queue()
     ledger_of.refuses_events = True
-    for _ in range(2):
+    for _ in range(4):
         services.standing._fleet.board.fault("primary", "for the test")
     await services.standing.refresh()
     server.script.set(Misbehaviour(phase="dot", action="reply", reply="421 4.3.0 going down"))

@@ -46,7 +46,7 @@ class Bench:
         return waiting_deliveries(self.settings.broker_url, server) or set()
 
     def break_primary(self) -> None:
-        for _ in range(3):
+        for _ in range(5):
             self.fleet.board.fault("primary", "for the test")
 
 

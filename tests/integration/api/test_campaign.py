@@ -170,7 +170,7 @@ def test_a_server_on_trial_is_told_with_the_fault_that_took_it_off(client: Clien
     client.ledger.record_event("server", server="primary", to_state="half-open", reason="cool-down is over")
     now = [1000.0]
     board = client.__dict__["_board"] = HealthBoard(None, clock=lambda: now[0])
-    for _ in range(3):
+    for _ in range(5):
         board.fault("primary", "dead")
     now[0] += 3600
     primary, _ = client.servers()

@@ -50,13 +50,13 @@ def producer(ledger: Ledger, app: Celery, settings: Settings, board: HealthBoard
 
 
 def half_open(board: HealthBoard, clock: Clock, server: str = "two") -> None:
-    for _ in range(3):
+    for _ in range(5):
         board.fault(server, "refused")
     clock.now += 60
 
 
 def dead(board: HealthBoard, server: str) -> None:
-    for _ in range(3):
+    for _ in range(5):
         board.fault(server, "refused")
 
 

@@ -4,14 +4,14 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import redis
 
-from campaigns.breaker import BreakerState
-from campaigns.health import HealthBoard
+from campaigns.breaker import BreakerState, Fault
+from campaigns.health import Change, HealthBoard
 from campaigns.local.broker import EmbeddedBroker
 from campaigns.routing import is_well
 
@@ -52,12 +52,12 @@ def state_url(request: pytest.FixtureRequest) -> str | None:
     return request.getfixturevalue("url") if request.param == "shared" else None
 
 
-def a_board(state_url: str | None, clock: Clock) -> HealthBoard:
-    return HealthBoard(state_url, clock=clock, random=lambda: 0.5, monotonic=clock)
+def a_board(state_url: str | None, clock: Clock, servers: Sequence[str] = ()) -> HealthBoard:
+    return HealthBoard(state_url, clock=clock, servers=servers, random=lambda: 0.5, monotonic=clock)
 
 
 def opened(board: HealthBoard, server: str = "primary") -> None:
-    for _ in range(3):
+    for _ in range(5):
         board.fault(server, "refused")
 
 
@@ -66,59 +66,79 @@ def state(board: HealthBoard, server: str = "primary") -> str:
     return "closed" if known is None else known.state
 
 
-def test_the_third_fault_in_a_row_opens_and_is_the_change_to_record(state_url: str | None) -> None:
-    board = a_board(state_url, Clock())
-    assert board.fault("primary", "refused") is None
-    assert board.fault("primary", "refused") is None
+def test_the_fifth_fault_in_a_row_opens_and_is_the_change_to_record(state_url: str | None) -> None:
+    clock = Clock()
+    board = a_board(state_url, clock)
+    for _ in range(4):
+        assert board.fault("primary", "refused") is None
+        clock.pass_seconds(0.2)
     change = board.fault("primary", "421 closing")
     assert change is not None
-    assert (change.server, change.before, change.after, change.reason) == (
+    assert (change.kind, change.server, change.before, change.after, change.reason) == (
+        "breaker",
         "primary",
         BreakerState.CLOSED,
         BreakerState.OPEN,
-        "421 closing",
+        "5 faults in 0.8 s: 421 closing",
     )
     assert board.fault("primary", "refused") is None
     health = board.snapshot()["primary"]
-    assert (health.state, health.open_until, health.reason) == ("open", START + 2, "421 closing")
+    assert (health.state, health.open_until, health.share) == ("open", clock.now + 2, 0.0)
     assert state(board, "secondary") == "closed"
 
 
 def test_a_success_between_faults_keeps_it_closed(state_url: str | None) -> None:
     board = a_board(state_url, Clock())
     for _ in range(10):
-        board.fault("primary", "timeout")
-        board.fault("primary", "timeout")
-        board.success("primary")
+        for _ in range(4):
+            board.fault("primary", "timeout")
+        for _ in range(10):
+            board.success("primary")
     assert state(board) == "closed"
 
 
-def test_a_whole_cycle_of_open_half_open_and_closed(state_url: str | None) -> None:
+def test_a_whole_cycle_of_open_half_open_closed_and_back_in_steps(state_url: str | None) -> None:
     clock = Clock()
     board = a_board(state_url, clock)
     opened(board)
     assert board.may_probe("primary") is None
     clock.pass_seconds(2)
     assert state(board) == "half-open"
-    probe = board.may_probe("primary")
-    assert probe is not None
-    assert probe.change is not None
-    assert (probe.change.before, probe.change.after) == (BreakerState.OPEN, BreakerState.HALF_OPEN)
-    assert board.may_probe("primary") is None
-    change = board.success("primary")
+    for number in range(3):
+        probe = board.may_probe("primary")
+        assert probe is not None and probe.token
+        assert (probe.change is not None) is (number == 0), "it became half-open once"
+        assert board.may_probe("primary") is None
+        change = board.success("primary", token=probe.token)
     assert change is not None
-    assert change.after is BreakerState.CLOSED
-    assert state(board) == "closed"
-    assert board.may_probe("primary") is not None
+    assert (change.after, change.reason) == ("closed", "3 trial mails went through; back at 10 %")
+    shares = [board.look()["primary"].share]
+    for _ in range(3):
+        board.success("primary")
+        clock.pass_seconds(5)
+        shares.append(board.look()["primary"].share)
+    assert shares == [0.1, 0.25, 0.5, 1.0]
+    told = [(change.kind, change.before, change.after) for change in board.take_changes()]
+    assert told == [
+        ("breaker", "closed", "open"),
+        ("breaker", "open", "half-open"),
+        ("breaker", "half-open", "closed"),
+        ("share", "10 %", "25 %"),
+        ("share", "25 %", "50 %"),
+        ("share", "50 %", "100 %"),
+    ]
+    assert board.take_changes() == []
 
 
-def test_a_fault_while_half_open_opens_for_twice_as_long(state_url: str | None) -> None:
+def test_a_trial_that_fails_opens_for_twice_as_long(state_url: str | None) -> None:
     clock = Clock()
     board = a_board(state_url, clock)
     opened(board)
     clock.pass_seconds(2)
-    assert board.may_probe("primary")
-    change = board.fault("primary", "refused")
+    probe = board.may_probe("primary")
+    assert probe
+    assert board.fault("primary", "of a mail that began before") is None
+    change = board.fault("primary", Fault(reason="refused", token=probe.token))
     assert change is not None
     assert change.after is BreakerState.OPEN
     assert board.snapshot()["primary"].open_until == clock.now + 4
@@ -134,7 +154,7 @@ def test_a_probe_that_told_nothing_is_given_back_or_expires(state_url: str | Non
     board.release(first)
     assert board.may_probe("primary") is not None
     assert board.may_probe("primary") is None
-    clock.pass_seconds(21)
+    clock.pass_seconds(31)
     assert board.may_probe("primary") is not None
 
 
@@ -168,17 +188,135 @@ def test_how_long_a_server_rests_is_told_by_the_boards_own_clock(state_url: str 
     assert board.snapshot()["primary"].rest_seconds == 2
 
 
+def test_fullness_is_told_when_it_begins_and_when_it_ends_once_each(state_url: str | None) -> None:
+    clock = Clock()
+    board = a_board(state_url, clock)
+    board.set_full_for("primary", 60, "452 4.5.3 too many")
+    board.set_full_for("primary", 90, "454 throttled")
+    board.look()
+    assert [told(change) for change in board.take_changes()] == [
+        ("limit", "open", "full", "452 4.5.3 too many")
+    ]
+    clock.pass_seconds(90)
+    board.look()
+    board.look()
+    assert [told(change) for change in board.take_changes()] == [
+        ("limit", "full", "open", "its time is over")
+    ]
+
+
+def told(change: Change) -> tuple[str, str, str, str]:
+    return change.kind, change.before, change.after, change.reason
+
+
+def test_what_time_changes_is_told_by_one_of_all_processes(url: str) -> None:
+    clock = Clock()
+    boards = [a_board(url, clock) for _ in range(4)]
+    opened(boards[0])
+    clock.pass_seconds(2)
+    for board in boards:
+        board.look()
+    changes = [change.after for board in boards for change in board.take_changes()]
+    assert changes == ["open", "half-open"]
+
+
+def test_changes_that_could_not_be_recorded_come_again_in_their_order() -> None:
+    board = a_board(None, Clock())
+    opened(board, "primary")
+    opened(board, "secondary")
+    changes = board.take_changes()
+    board.keep_changes(changes)
+    assert board.take_changes() == changes
+
+
 def test_what_one_process_sees_all_know(url: str) -> None:
     clock = Clock()
     one, two, other = a_board(url, clock), a_board(url, clock), HealthBoard(url, "others", clock=clock)
-    one.fault("primary", "refused")
-    two.fault("primary", "refused")
-    one.fault("primary", "refused")
+    for board in (one, two, one, two, one):
+        board.fault("primary", "refused")
     assert state(two) == "open"
     assert state(other) == "closed"
     clock.pass_seconds(2)
     assert one.may_probe("primary")
     assert two.may_probe("primary") is None
+
+
+def test_successes_are_told_once_a_second_and_before_any_fault(url: str) -> None:
+    clock = Clock()
+    board, other = a_board(url, clock), a_board(url, clock)
+    for _ in range(100):
+        board.count_success("primary")
+    with redis.Redis.from_url(url) as client:
+        board.look()
+        assert client.get("campaigns:board") is None, "not yet"
+        clock.pass_seconds(1)
+        board.look()
+        assert b"[[" in (client.get("campaigns:board") or b"")
+    for _ in range(4):
+        other.fault("primary", "refused")
+    board.count_success("primary")
+    board.fault("primary", "refused")
+    assert other.snapshot()["primary"].consecutive_faults == 1, "it had worked in between"
+
+
+def test_a_part_of_all_mail_that_fails_opens_it_whoever_sees_it(url: str) -> None:
+    clock = Clock()
+    boards = [a_board(url, clock) for _ in range(2)]
+    for number in range(19):
+        board = boards[number % 2]
+        board.fault("primary", "421 busy") if number % 4 < 3 else board.success("primary")
+        clock.pass_seconds(0.5)
+    assert state(boards[0]) == "closed", "too few to judge by"
+    change = boards[0].fault("primary", "421 busy")
+    assert change is not None
+    assert change.reason == "80 % of 20 mails failed within 30 s: 421 busy"
+
+
+def test_while_no_server_takes_mail_one_trial_goes_out_over_all_of_them(state_url: str | None) -> None:
+    clock = Clock()
+    board = a_board(state_url, clock, servers=("primary", "secondary"))
+    opened(board, "primary")
+    opened(board, "secondary")
+    clock.pass_seconds(2.5)
+    first = board.may_probe("primary")
+    assert first is not None
+    assert board.may_probe("secondary") is None
+    board.fault("primary", Fault(reason="refused", token=first.token))
+    assert board.snapshot()["primary"].open_until == clock.now + 2, "it is not condemned further"
+    assert board.may_probe("secondary") is not None
+
+
+def test_servers_that_the_operator_closed_are_not_left(state_url: str | None) -> None:
+    clock = Clock()
+    board = a_board(state_url, clock, servers=("primary", "secondary"))
+    opened(board, "primary")
+    for cool_down in (4, 8):
+        clock.pass_seconds(60)
+        probe = board.may_probe("primary")
+        assert probe is not None
+        board.fault("primary", Fault(reason="refused", token=probe.token))
+        assert board.snapshot()["primary"].open_until == clock.now + cool_down
+    board.consider(["primary"])
+    clock.pass_seconds(2.5)
+    assert state(board) == "half-open", "nobody else is left: the first cool-down's length is enough"
+
+
+def test_checks_without_a_mail_condemn_when_they_fail_in_a_row_and_close_nothing(
+    state_url: str | None,
+) -> None:
+    clock = Clock()
+    board = a_board(state_url, clock)
+    for _ in range(4):
+        board.probe_result("primary", False, "refused")
+    board.probe_result("primary", True)
+    for _ in range(4):
+        assert board.probe_result("primary", False, "refused") is None
+    change = board.probe_result("primary", False, "refused")
+    assert change is not None
+    assert change.reason == "5 checks in a row failed: refused"
+    clock.pass_seconds(2)
+    board.probe_result("primary", True)
+    assert state(board) == "half-open"
 
 
 def test_of_many_that_ask_at_once_one_may_probe(url: str) -> None:
@@ -236,9 +374,12 @@ def test_a_flush_closes_every_breaker_and_harms_nothing(url: str, valkey: Embedd
     assert board.may_probe("primary")
 
 
-def test_rubbish_in_redis_is_closed_and_is_replaced(url: str) -> None:
+@pytest.mark.parametrize(
+    "rubbish", ["\u20ac not json", "[]", '{"primary": 1}', '{"primary": {"faults": null}}']
+)
+def test_rubbish_in_redis_is_closed_and_is_replaced(url: str, rubbish: str) -> None:
     with redis.Redis.from_url(url) as client:
-        client.hset("campaigns:health", "primary", "\u20ac not json")
+        client.set("campaigns:board", rubbish)
     board = a_board(url, Clock())
     assert state(board) == "closed"
     opened(board)
@@ -248,7 +389,7 @@ def test_rubbish_in_redis_is_closed_and_is_replaced(url: str) -> None:
 def test_what_the_board_keeps_expires(url: str) -> None:
     opened(a_board(url, Clock()))
     with redis.Redis.from_url(url) as client:
-        assert 0 < client.ttl("campaigns:health") <= 86_400
+        assert 0 < client.ttl("campaigns:board") <= 86_400
 
 
 def test_while_redis_is_away_each_process_judges_alone_and_nothing_blocks() -> None:
@@ -258,9 +399,11 @@ def test_while_redis_is_away_each_process_judges_alone_and_nothing_blocks() -> N
     opened(board)
     assert state(board) == "open"
     assert board.may_probe("primary") is None
-    clock.pass_seconds(2)
-    assert board.may_probe("primary")
-    board.success("primary")
+    for _ in range(3):
+        clock.pass_seconds(2)
+        probe = board.may_probe("primary")
+        assert probe
+        board.success("primary", token=probe.token)
     assert state(board) == "closed"
     assert time.monotonic() - started < 1.0
     assert "away" in repr(board)
