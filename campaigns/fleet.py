@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from campaigns import routing
+from campaigns.allowance import Allowance
 from campaigns.breaker import Fault
 from campaigns.errors import DatabaseUnavailable
 from campaigns.health import Change, HealthBoard, ServerHealth
@@ -21,6 +22,9 @@ __all__ = ["READER_SECONDS", "Fleet", "Readers"]
 READER_SECONDS = 15.0
 """A worker that has not been seen for so long does not read its queue any more."""
 SLOW_REFRESH_SECONDS = 2.0
+LIMIT_SECONDS = 2.0
+"""What a limited server's queue holds at most: so much of what its limits allow."""
+LONG_LIMIT_SECONDS = 60.0
 LEAST_REST_SECONDS, MOST_REST_SECONDS = 0.5, 10.0
 
 
@@ -63,6 +67,9 @@ class Fleet:
         self._modes: Mapping[str, ModeRecord] = {}
         self._standbys: Mapping[str, StandbyRecord] = {}
         self._dead: Sequence[DeadServer] = ()
+        self._allowance = Allowance(settings, ledger, processes=self.processes)
+        self._exhausted: Mapping[str, float] = {}
+        self._limit_rooms: Mapping[str, int] = {}
         self._monotonic = monotonic
         self._slow_refresh_at = 0.0
         self._clock_offset = 0.0
@@ -86,6 +93,7 @@ class Fleet:
             self._standbys = self.ledger.standbys()
             self._dead = self.ledger.declared_dead()
             self.readers = self._read_workers()
+            self._read_limits()
             self._consider()
         self._record_changes()
 
@@ -139,11 +147,17 @@ class Fleet:
         return "open" if mode is None else mode.mode
 
     def off(self) -> frozenset[str]:
-        """Servers that are given no new mail whatever their health: drained, closed, or not started."""
+        """Servers that are given no new mail whatever their health: drained, closed, not started, used up.
+
+        By weights, only a limit that holds for long lets a server's share go to others.
+        """
+        longest = LONG_LIMIT_SECONDS if self.settings.sharing == "weights" else 0.0
         return frozenset(
             server.name
             for server in self.settings.servers
-            if self.mode(server.name) != "open" or not self.is_started(server.name)
+            if self.mode(server.name) != "open"
+            or not self.is_started(server.name)
+            or self._exhausted.get(server.name, 0.0) > longest
         )
 
     def is_started(self, server: str) -> bool:
@@ -168,6 +182,14 @@ class Fleet:
         route = self.settings.route(stream)
         allowed = routing.allowed(route, self._blocks, sender, domain, self.now())
         return frozenset(server.name for server in route) - {server.name for server in allowed}
+
+    def processes(self, server: str) -> int:
+        """How many worker processes read the server's queue; 1 while none is known."""
+        return max(1, self.readers.processes.get(server, 1))
+
+    def limit_room(self, server: str) -> int | None:
+        """How much mail of others a limited server may be given at once; None: any amount."""
+        return self._limit_rooms.get(server)
 
     @property
     def has_blocks(self) -> bool:
@@ -245,6 +267,14 @@ class Fleet:
             to_state=change.after,
             reason=change.reason,
         )
+
+    def _read_limits(self) -> None:
+        allowance = self._allowance
+        allowance.refresh()
+        names = [server.name for server in self.settings.servers if server.is_limited]
+        exhausted = {name: found[0] for name in names if (found := allowance.is_exhausted(name)) is not None}
+        self._exhausted = exhausted
+        self._limit_rooms = {name: allowance.room(name, LIMIT_SECONDS) for name in names}
 
     def _rest_seconds(self, server: str) -> float:
         health = self._health.get(server)

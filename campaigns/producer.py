@@ -7,20 +7,22 @@ its message published; a producer that dies in between leaves a `queued` row tha
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 
 from celery import Celery
 
-from campaigns import routing
+from campaigns import routing, sharing
+from campaigns.allowance import Allowance
 from campaigns.errors import BrokerUnavailable
 from campaigns.fleet import Fleet
 from campaigns.ledger import Due, Ledger, QueuedDelivery
 from campaigns.limits import Limits
+from campaigns.publishing import is_urgent
 from campaigns.queues import publish_deliveries
+from campaigns.rooms import Rooms
 from campaigns.routing import Share
 from campaigns.settings import Settings
-from campaigns.window import Window
 
 __all__ = ["Producer"]
 
@@ -30,17 +32,18 @@ BATCH = 500
 """Deliveries in one transaction: its write lock on SQLite lasts some 50 ms at most."""
 CAMPAIGN_BURST_SECONDS = 1.0
 """A campaign's rate is handed out in such portions at most; a producer looks several times a second."""
-WINDOW_PER_CONNECTION = 5
-PROBES = 2
-"""Real mails that may wait for a half-open server."""
 POSTPONE_SECONDS = 15.0
 """For mail whose every server is blocked for it: it must not stand in the way of the others."""
-
+LEAST_WAIT_SECONDS = 1.0
+"""Mail that a domain's limit holds for longer waits in the ledger, not in a queue."""
 MOST_HELD_SECONDS = 60.0
 """A campaign that its rate holds back is asked about again after that at the latest."""
 
 Group = tuple[str, str, str]
-"""stream, sender, and the domain where blocks make a difference."""
+"""stream, sender, and the domain where blocks or limits make a difference."""
+
+Waits = Mapping[str, float]
+"""By server: how long its limits hold one more mail to a domain, in seconds."""
 
 
 class Producer:
@@ -61,30 +64,37 @@ class Producer:
         self._fleet = fleet
         self._monotonic = monotonic
         self._limits = Limits(settings.state_url)
+        self._allowance = Allowance(settings, ledger, processes=fleet.processes)
+        self._rooms = Rooms(settings, fleet, self._allowance, most=BATCH, monotonic=monotonic)
         self._shares: dict[tuple[str, ...], Share] = defaultdict(Share)
-        self._windows: dict[str, Window] = {}
         self._held_until: dict[int, float] = {}
 
     def __repr__(self) -> str:
-        return f"<Producer: {', '.join(f'{name} {w.size}' for name, w in self._windows.items())}>"
+        return f"<Producer: {self._rooms!r}>"
 
     def run_once(self) -> int:
         """Fill the windows once; returns how many messages were published. Raises DatabaseUnavailable."""
         self._fleet.refresh()
-        room = self._room()
-        if not any(room.values()):
-            return 0
-        due = self._within_rates(self._due(room))
+        self._allowance.refresh()
+        self._rooms.look(self._ledger.queued_by_stream())
+        streams = self._ledger.running_streams()
+        count = sum(self._fill(urgent, streams) for urgent in (True, False))
+        self._rooms.close_turn()
+        return count + (0 if count else self._even_out(streams))
+
+    def _fill(self, urgent: bool, streams: Sequence[str]) -> int:
+        room = self._rooms.of(urgent)
+        due = self._within_rates(self._due(room, [one for one in streams if is_urgent(one) is urgent]))
         if not due:
             return 0
-        taken = self._ledger.enqueue(self._assign(due, room))
+        taken = self._ledger.enqueue(self._assign(due, room, urgent))
         self._publish(taken)
         return len(taken)
 
-    def _due(self, room: Mapping[str, int]) -> list[Due]:
+    def _due(self, room: Mapping[str, int], running: Sequence[str]) -> list[Due]:
         """Only what may find room: the rest would take the places of others, turn after turn."""
-        takers = {stream: self._takers(stream) for stream in self._ledger.running_streams()}
-        streams = {stream for stream, names in takers.items() if any(room[name] for name in names)}
+        takers = {stream: self._takers(stream) for stream in running}
+        streams = {stream for stream, names in takers.items() if any(room[name] > 0 for name in names)}
         if not streams:
             return []
         limit = sum(room[name] for name in frozenset().union(*(takers[stream] for stream in streams)))
@@ -102,40 +112,15 @@ class Producer:
         self._held_until = {one: until for one, until in self._held_until.items() if until > now}
         return frozenset(self._held_until)
 
-    def _room(self) -> dict[str, int]:
-        """How many more messages each server's queue takes; a half-open one takes a probe or two."""
-        queued = self._ledger.queued_counts()
-        now = self._monotonic()
-        return {
-            server.name: self._room_of(server.name, queued.get(server.name, 0), now)
-            for server in self._settings.servers
-        }
-
-    def _room_of(self, name: str, queued: int, now: float) -> int:
-        state = self._fleet.state(name)
-        if state == "open":
-            return 0
-        if state == "half-open":
-            return max(0, PROBES - queued)
-        readers = self._fleet.readers
-        room = self._window(name).look(queued, readers.sent_per_second.get(name, 0.0), now)
-        return min(room, BATCH)
-
-    def _window(self, name: str) -> Window:
-        processes = max(1, self._fleet.readers.processes.get(name, 1))
-        floor = WINDOW_PER_CONNECTION * self._settings.server(name).connections * processes
-        window = self._windows.setdefault(name, Window(floor=floor))
-        window.floor = floor
-        return window
-
-    def _assign(self, due: Sequence[Due], room: dict[str, int]) -> list[tuple[int, str]]:
-        before = dict(room)
+    def _assign(self, due: Sequence[Due], room: dict[str, int], urgent: bool) -> list[tuple[int, str]]:
         assignments: list[tuple[int, str]] = []
-        for group, members in self._grouped(due).items():
-            rest = self._probes(group, members, room, assignments)
-            assignments += self._split(group, rest, room)
-        for name, window in self._windows.items():
-            window.took(before[name] - room[name], before[name])
+        for (group, full), members in self._grouped(due).items():
+            open_room = {name: 0 if name in full else places for name, places in room.items()}
+            rest = self._probes(group, members, open_room, assignments)
+            assignments += self._split(group, rest, open_room, full)
+            room.update({name: places for name, places in open_room.items() if name not in full})
+        for _, server in assignments:
+            self._rooms.take(server, urgent)
         return assignments
 
     def _within_rates(self, due: Sequence[Due]) -> list[Due]:
@@ -159,13 +144,37 @@ class Producer:
             self._held_until[campaign_id] = self._monotonic() + min(grant.wait_seconds, MOST_HELD_SECONDS)
         return grant.granted
 
-    def _grouped(self, due: Iterable[Due]) -> Mapping[Group, list[Due]]:
+    def _grouped(self, due: Sequence[Due]) -> Mapping[tuple[Group, frozenset[str]], list[Due]]:
+        """What may be split together, and the servers whose limits hold mail to its domain now.
+
+        Mail that is held by all of them waits in the ledger, each until its turn.
+        """
+        waits = self._domain_waits(due)
         by_domain = self._fleet.has_blocks
-        groups: dict[Group, list[Due]] = defaultdict(list)
+        groups: dict[tuple[Group, frozenset[str]], list[Due]] = defaultdict(list)
+        held: dict[int, float] = {}
         for delivery in due:
+            wait = waits.get(delivery.delivery_id, {})
+            full = frozenset(name for name, seconds in wait.items() if seconds > LEAST_WAIT_SECONDS)
+            if wait and len(full) == len(wait):
+                held[delivery.delivery_id] = min(wait.values())
+                continue
             domain = delivery.domain if by_domain else ""
-            groups[delivery.stream, delivery.sender, domain].append(delivery)
+            groups[(delivery.stream, delivery.sender, domain), full].append(delivery)
+        self._ledger.postpone_each(held)
         return groups
+
+    def _domain_waits(self, due: Sequence[Due]) -> Mapping[int, Waits]:
+        if not self._allowance.has_domain_limits:
+            return {}
+        self._allowance.refresh({delivery.domain for delivery in due})
+        return {
+            delivery.delivery_id: {
+                name: self._allowance.domain_wait(name, delivery.domain)
+                for name in self._fleet.usable(delivery.stream, delivery.sender, delivery.domain)
+            }
+            for delivery in due
+        }
 
     def _probes(
         self, group: Group, members: list[Due], room: dict[str, int], assignments: list[tuple[int, str]]
@@ -176,14 +185,16 @@ class Producer:
         for server in self._fleet.probing(stream):
             if server in self._fleet.blocked(stream, sender, domain):
                 continue
-            probes = list(islice(rest, room[server]))
+            probes = list(islice(rest, max(0, room[server])))
             assignments += [(delivery.delivery_id, server) for delivery in probes]
             room[server] -= len(probes)
         return list(rest)
 
-    def _split(self, group: Group, members: Sequence[Due], room: dict[str, int]) -> list[tuple[int, str]]:
+    def _split(
+        self, group: Group, members: Sequence[Due], room: dict[str, int], full: frozenset[str]
+    ) -> list[tuple[int, str]]:
         stream, sender, domain = group
-        usable = self._fleet.usable(stream, sender, domain)
+        usable = tuple(name for name in self._fleet.usable(stream, sender, domain) if name not in full)
         if not usable or not members:
             self._postpone_blocked(group, members)
             return []
@@ -192,17 +203,37 @@ class Producer:
             weights=self._fleet.shares(stream, usable),
             room={name: room[name] for name in usable},
             share=self._shares[usable],
-            spill=self._is_any_stuck(usable),
+            spill=self._spills(usable),
         )
         self._shares[usable] = result.share
         for _, server in result.assigned:
             room[server] -= 1
         return list(result.assigned)
 
-    def _is_any_stuck(self, usable: Sequence[str]) -> bool:
-        """The weights hold while every server drains its queue; what one does not drain goes elsewhere."""
-        now = self._monotonic()
-        return any(self._windows[name].is_stuck(now) for name in usable if name in self._windows)
+    def _spills(self, usable: Sequence[str]) -> bool:
+        """The weights hold while every server keeps up; by capacity, what one has no room for goes on."""
+        if self._settings.sharing == "weights":
+            return False
+        return sharing.spills({name: self._rooms.load(name) for name in usable})
+
+    def _even_out(self, streams: Sequence[str]) -> int:
+        """Nothing new is to be given out: what waits for a slow server goes to those that have run dry."""
+        if self._settings.sharing == "weights" or not self._fleet.is_shared:
+            return 0
+        return sum(self._even_out_stream(stream) for stream in streams if not is_urgent(stream))
+
+    def _even_out_stream(self, stream: str) -> int:
+        usable = self._fleet.usable(stream)
+        count = 0
+        for move in sharing.moves({name: self._rooms.load(name) for name in usable}):
+            taken = self._ledger.reroute_queued(
+                move.source, {move.target: 1.0}, min(move.count, BATCH), stream=stream, latest=True
+            )
+            self._publish(taken)
+            count += len(taken)
+        if count:
+            log.info("waiting mail was moved to idle servers", extra={"stream": stream, "count": count})
+        return count
 
     def _postpone_blocked(self, group: Group, members: Sequence[Due]) -> None:
         if members and self._fleet.blocked(*group):

@@ -98,6 +98,11 @@ class Server(BaseModel):
         return self
 
     @property
+    def is_limited(self) -> bool:
+        """Whether it may be given only so much mail in a time."""
+        return bool(self.all_limits or self.warm_up)
+
+    @property
     def all_limits(self) -> tuple[Rate, ...]:
         """`rate` and `limits` together."""
         return (*((self.rate,) if self.rate else ()), *self.limits)

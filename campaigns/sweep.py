@@ -6,7 +6,8 @@ run at once.
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from celery import Celery
 
@@ -87,7 +88,8 @@ class Sweeper:
     def reroute(self, server: str) -> int:
         """Move what waits for `server` to the others, in chunks; returns how many moved. No SMTP is spoken.
 
-        Streams differ in their routes; what no other server may take stays where it is.
+        Streams differ in their routes; what no other server may take stays where it is. Limited servers are
+        given what their limits allow soon; the rest is due again, and waits in the ledger for whoever may.
         """
         moved = sum(self._reroute_stream(server, stream) for stream in self._ledger.running_streams())
         if moved:
@@ -95,14 +97,32 @@ class Sweeper:
         return moved
 
     def _reroute_stream(self, server: str, stream: str) -> int:
-        moved = 0
+        moved, given = 0, Counter[str]()
         while weights := self._weights(stream, server):
-            chunk = self._ledger.reroute_queued(server, weights, CHUNK, stream=stream)
+            rooms = self._limit_rooms(weights, given)
+            able = {name: weight for name, weight in weights.items() if rooms.get(name, CHUNK) > 0}
+            if not able:
+                moved += self._withdraw(server, stream)
+                break
+            size = min(CHUNK, *(rooms[name] for name in able if name in rooms), CHUNK)
+            chunk = self._ledger.reroute_queued(server, able, size, stream=stream)
             if not chunk:
                 break
             moved += len(chunk)
+            given.update(one.server for one in chunk)
             self._publish(chunk)
         return moved
+
+    def _limit_rooms(self, names: Iterable[str], given: Mapping[str, int]) -> dict[str, int]:
+        """What the limited ones of these may still be given, in this turn."""
+        rooms = {name: self._fleet.limit_room(name) for name in names}
+        return {name: room - given.get(name, 0) for name, room in rooms.items() if room is not None}
+
+    def _withdraw(self, server: str, stream: str) -> int:
+        taken_back = 0
+        while count := self._ledger.withdraw_queued(server, CHUNK, stream=stream):
+            taken_back += count
+        return taken_back
 
     def _weights(self, stream: str, without: str) -> dict[str, float]:
         usable = self._fleet.usable(stream, without=without)

@@ -9,7 +9,8 @@ from campaigns.fleet import Fleet
 from campaigns.health import HealthBoard
 from campaigns.ledger import Ledger
 from campaigns.limits import Limits
-from campaigns.producer import PROBES, Producer
+from campaigns.producer import Producer
+from campaigns.rooms import PROBES
 from campaigns.settings import Settings
 from campaigns.states import State
 from tests.crowd import Crowd
