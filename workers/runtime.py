@@ -14,6 +14,7 @@ from typing import TypeVar
 from celery import Celery
 
 from campaigns.database import create_database
+from campaigns.drill_calendar import remind_of_drills
 from campaigns.errors import CampaignsError, DatabaseUnavailable
 from campaigns.fleet import Fleet
 from campaigns.health import HealthBoard
@@ -44,6 +45,7 @@ SWEEP_TURNS_PER_SECOND = 2.0
 ALERT_SECONDS = 1.0
 JOURNAL_SECONDS = 30.0
 """How often the journals of workers that died are looked for."""
+DRILL_SECONDS = 60.0
 
 
 class Runtime:
@@ -55,9 +57,7 @@ class Runtime:
         self.owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         database = create_database(settings.database)
         ledger = Ledger(database, shard=os.getpid() % 8)
-        names = [server.name for server in settings.servers]
-        board = HealthBoard(settings.state_url, policy=settings.breaker, servers=names)
-        fleet = Fleet(settings, ledger, board)
+        fleet = Fleet(settings, ledger, HealthBoard(settings.state_url))
         self.producer = Producer(ledger, app, settings, fleet)
         self.sweeper = Sweeper(ledger, app, settings, fleet)
         self.services = Services(settings, app, database, fleet, owner=self.owner)
@@ -88,6 +88,7 @@ class Runtime:
                 self._produce(),
                 self._every(SWEEP_SECONDS, self.sweep),
                 self._every(JOURNAL_SECONDS, self.services.replay_journal),
+                self._every(DRILL_SECONDS, self._look_at_drills),
                 *(self._every(ALERT_SECONDS, channel.turn) for channel in self._alertings),
             )
         ]
@@ -169,6 +170,9 @@ class Runtime:
         for pool in self.services.pools:
             self._load.look(pool.server_name, pool.busy_count, pool.size)
             await pool.close_expired()
+
+    async def _look_at_drills(self) -> None:
+        await asyncio.to_thread(remind_of_drills, self.settings, self.services.ledger)
 
     async def _beat(self) -> None:
         loads = self._load.beat()
