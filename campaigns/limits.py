@@ -87,6 +87,7 @@ class Limits:
         self._monotonic = monotonic
         self._away_until = 0.0
         self._own = Meter()
+        self._begun: set[str] = set()
         self._before = Meter()
         self._read_before_at = float("-inf")
         self._lock = threading.Lock()
@@ -113,6 +114,32 @@ class Limits:
                 log.warning("limits are kept by each process alone", extra={"error": type(error).__name__})
         with self._lock:
             return [self._take_alone(request) for request in requests]
+
+    def began(self, name: str, seconds: float) -> bool:
+        """Whether this is the first that is told of `name`, by any process; it holds for so many seconds."""
+        if self._client is None:
+            is_new = name not in self._begun
+            self._begun.add(name)
+            return is_new
+        key = f"{self._namespace}:{name}"
+        try:
+            is_first = bool(self._client.set(key, "1", nx=True, ex=int(seconds)))
+            if not is_first:
+                self._client.expire(key, int(seconds))
+        except (redis.RedisError, OSError):
+            return False
+        return is_first
+
+    def ended(self, name: str) -> bool:
+        """Whether `name` had begun, and this is the first that is told of its end."""
+        if self._client is None:
+            was_begun = name in self._begun
+            self._begun.discard(name)
+            return was_begun
+        try:
+            return bool(self._client.delete(f"{self._namespace}:{name}"))
+        except (redis.RedisError, OSError):
+            return False
 
     def close(self) -> None:
         if self._client is not None:
