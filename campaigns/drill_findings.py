@@ -89,7 +89,7 @@ class Findings:
             (switch is None and not self.is_broken_off, self._no_switch()),
             (
                 self._ignored > 0,
-                f"went out through {self.server} although it counted as dead: {self._ignored}",
+                f"went out through {self.server} in spite of its death: {self._ignored}",
             ),
             (
                 (switch or 0.0) > LONGEST_SWITCH_SECONDS,
