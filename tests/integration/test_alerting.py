@@ -16,6 +16,7 @@ from sqlalchemy import text
 
 from campaigns.alert_mail import send_alert_mail
 from campaigns.alerts import Alert
+from campaigns.database import create_database
 from campaigns.ledger import Ledger, NewRecipient, TellableEvent
 from campaigns.message import CampaignContent, RecipientContent, compile_campaign
 from campaigns.policies import AlertPolicy
@@ -193,6 +194,25 @@ async def test_news_behind_a_thousand_others_are_found(ledger: Ledger) -> None:
     for _ in range(4):
         await teller.channel.turn()
     assert [len(alert.events) for alert in teller.told] == [1]
+
+
+async def test_an_event_that_is_committed_behind_a_later_one_is_not_passed_over(postgres_url: str) -> None:
+    database = create_database(postgres_url)
+    ledger = Ledger(database)
+    teller = Teller(ledger)
+    await teller.channel.turn()
+    slow = text(
+        "INSERT INTO event (at, kind, server, from_state, to_state)"
+        " VALUES (:at, 'breaker', 'a', 'closed', 'open')"
+    )
+    with database.write() as connection:
+        connection.execute(slow, {"at": ledger.now()})
+        await asyncio.to_thread(happened, ledger, server="b")
+        await teller.channel.turn()
+        assert teller.told == [], "the first is on its way"
+    await teller.channel.turn()
+    assert [event.server for alert in teller.told for event in alert.events] == ["a", "b"]
+    database.close()
 
 
 async def test_repetitions_wait_without_hiding_news(ledger: Ledger) -> None:
