@@ -1,0 +1,113 @@
+"""What a worker does with mail that a drill has find its server dead, and what the command refuses."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from campaigns.database import create_database
+from campaigns.demo.smtp_server import ScriptedSmtpServer
+from campaigns.fleet import Fleet
+from campaigns.health import HealthBoard
+from campaigns.ledger import Ledger, NewRecipient
+from campaigns.queues import TaskResult, create_app
+from campaigns.settings import load_settings
+from campaigns.states import State
+from workers.attempt import Attempt, Job
+from workers.services import Services
+
+CONFIGURATION = """
+database = "{database}"
+broker = "amqp://localhost:1//"
+[[servers]]
+name = "primary"
+url = "smtp://127.0.0.1:{port}"
+tls = "none"
+[breaker]
+consecutive_faults = 1
+"""
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[ScriptedSmtpServer]:
+    async with ScriptedSmtpServer(tmp_path / "accepted.jsonl") as server:
+        yield server
+
+
+@pytest.fixture
+async def services(server: ScriptedSmtpServer, sqlite_url: str, tmp_path: Path) -> AsyncIterator[Services]:
+    """One server, and a breaker that opens at the first fault."""
+    file = tmp_path / "campaigns.toml"
+    file.write_text(CONFIGURATION.format(database=sqlite_url, port=server.port), encoding="utf-8")
+    settings = load_settings(file, {})
+    database = create_database(settings.database)
+    board = HealthBoard(settings.state_url, policy=settings.breaker, servers=["primary"])
+    services = Services(
+        settings, create_app(settings), database, Fleet(settings, Ledger(database), board), owner="worker-1"
+    )
+    yield services
+    await services.close()
+
+
+def queued_mail(services: Services, purpose: str) -> Job:
+    ledger = services.ledger
+    campaign = ledger.create_campaign(
+        purpose, sender="Drill <drill@example.com>", subject="Hi", text="Hello", purpose=purpose
+    )
+    ann = NewRecipient(email="ann@example.com", dedupe_key="ann@example.com", domain="example.com")
+    ledger.add_recipients(campaign.id, [ann])
+    ledger.send(campaign.name)
+    (due,) = [one for one in ledger.due(10) if one.campaign_id == campaign.id]
+    ledger.enqueue([(due.delivery_id, "primary")])
+    return Job(campaign=campaign.name, delivery_id=due.delivery_id, server="primary")
+
+
+async def attempted(
+    services: Services, purpose: str, *, live: bool, notice_seconds: float = 0.0
+) -> TaskResult:
+    """One attempt of a mail of that purpose while the primary is declared dead."""
+    job = queued_mail(services, purpose)
+    services.ledger.begin_drill("primary", is_live=live, notice_seconds=notice_seconds, seconds=60)
+    await services.standing.refresh()
+    result = await Attempt(job, services).run()
+    assert result is not None
+    return result
+
+
+def state_of(services: Services, purpose: str) -> State:
+    (delivery,) = services.ledger.deliveries(purpose)
+    return delivery.state
+
+
+def breaker(services: Services) -> list[str | None]:
+    return [event.to_state for event in services.ledger.events() if event.kind == "breaker"]
+
+
+async def test_a_drills_mail_finds_the_server_dead_and_is_never_claimed(services: Services) -> None:
+    result = await attempted(services, "drill", live=False)
+    assert result.state == "RETRY" and "declared dead by a drill" in result.result
+    assert state_of(services, "drill") is State.PENDING
+    (delivery,) = services.ledger.deliveries("drill")
+    assert delivery.fence == 0, "it was not claimed"
+    assert services.ledger.drill_attempts([services.ledger.campaign("drill").id]) == []
+    assert breaker(services) == [], "the server did nothing wrong"
+    (drill,) = services.ledger.drills()
+    assert drill.detection_seconds is not None
+
+
+async def test_other_mail_goes_through_a_server_that_a_drill_declares_dead(services: Services) -> None:
+    assert (await attempted(services, "campaign", live=False)).state == "SUCCESS"
+    (drill,) = services.ledger.drills()
+    assert drill.detection_seconds is None, "it did not meet the drill"
+
+
+async def test_a_live_drill_is_met_by_all_mail_and_the_breaker_hears_of_it(services: Services) -> None:
+    assert (await attempted(services, "campaign", live=True)).state == "RETRY"
+    assert state_of(services, "campaign") is State.PENDING
+    assert breaker(services) == ["open"]
+
+
+async def test_mail_goes_out_until_the_moment_that_was_announced(services: Services) -> None:
+    assert (await attempted(services, "campaign", live=True, notice_seconds=60)).state == "SUCCESS"
