@@ -137,8 +137,9 @@ class Allowance:
         full = {server: self._full(server, domain) for server in servers}
         free = [server for server, keys in full.items() if not keys]
         places = {server: self._places(keys) for server, keys in full.items() if keys}
-        if free or not places:
+        if free:
             self._take_room(free, domain)
+        if free or not places:
             return {server: places[server][0] if server in places else 0.0 for server in servers}
         best = min(places, key=lambda server: places[server])
         not_before_seconds, interval_seconds = places[best]

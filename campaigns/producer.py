@@ -169,10 +169,11 @@ class Producer:
             return {}
         self._allowance.refresh({delivery.domain for delivery in due})
         return {
-            delivery.delivery_id: {
-                name: self._allowance.domain_wait(name, delivery.domain)
-                for name in self._fleet.usable(delivery.stream, delivery.sender, delivery.domain)
-            }
+            delivery.delivery_id: self._allowance.domain_waits(
+                self._fleet.usable(delivery.stream, delivery.sender, delivery.domain),
+                delivery.domain,
+                delivery.stream,
+            )
             for delivery in due
         }
 
