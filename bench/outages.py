@@ -147,7 +147,10 @@ def run(name: str, options: argparse.Namespace) -> Result:
         watch.until_back()
         time.sleep(AFTERWARDS_SECONDS)
         traffic.end()
-        verdict = installation.judged(traffic.names) | {"at_the_dot": watch.at_the_dot}
+        verdict = installation.judged(traffic.names) | {
+            "at_the_dot": watch.at_the_dot,
+            "queued_at_fault": watch.queued_at_fault,
+        }
         target_seconds = FAULTS[name].target_seconds(installation.client.settings)
         return Result(figures=figures(watch.outage(name, target_seconds)), verdict=verdict)
 
@@ -162,6 +165,7 @@ class Watch:
         self._emptied_at: float | None = None
         self._departed_before: set[int] = set()
         self.at_the_dot = 0
+        self.queued_at_fault: dict[str, int] = {}
 
     def has_mail(self) -> bool:
         return bool(self._installation.primary.record.stat().st_size)
@@ -169,6 +173,7 @@ class Watch:
     def strike(self, fault: Fault) -> None:
         """The fault, from its beginning to its end."""
         self._departed_before = {delivery for delivery, _ in self._departed()}
+        self.queued_at_fault = self._ledger.queued_counts()
         primary = self._installation.primary
         self._fault_at = time.time()
         fault.begin(primary)
