@@ -16,7 +16,7 @@ SECRET_PATH = "/services/zyxwv-secret"
 class WebhookServer:
     """`with WebhookServer() as hook`. `status` and `headers` are its answer.
 
-    `silent`: it gives none. `asked`: somebody came.
+    `silent`: it gives none; `slow`: it never comes to its end. `asked`: somebody came.
     """
 
     def __init__(self, *, context: ssl.SSLContext | None = None) -> None:
@@ -24,6 +24,7 @@ class WebhookServer:
         self.status = 200
         self.headers: dict[str, str] = {}
         self.silent = threading.Event()
+        self.slow = threading.Event()
         self.asked = threading.Event()
         self._closing = threading.Event()
         self._context = context
@@ -49,6 +50,12 @@ class WebhookServer:
                 hook.asked.set()
                 if hook.silent.is_set():
                     hook._closing.wait(30)
+                    return
+                if hook.slow.is_set():
+                    self.send_response(200)
+                    while not hook._closing.wait(0.1):
+                        self.send_header("X-More", "to come")
+                        self.flush_headers()
                     return
                 hook.received.append(json.loads(body) | {"path": self.path})
                 self.send_response(hook.status)

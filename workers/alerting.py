@@ -31,11 +31,13 @@ MAIL_WAITS_SECONDS = 3600.0
 """While an alert's mail waits for so long to be delivered, what happens comes in the next one."""
 
 
-def alertings(policy: AlertPolicy, ledger: Ledger) -> list["Alerting"]:
+def alertings(
+    policy: AlertPolicy, ledger: Ledger, *, webhook_seconds: float = WEBHOOK_SECONDS
+) -> list["Alerting"]:
     """One for each channel that is configured. They do not wait for one another."""
     found = []
     if policy.webhook is not None:
-        tell = partial(_tell_webhook, policy.webhook)
+        tell = partial(_tell_webhook, policy.webhook, webhook_seconds)
         found.append(Alerting("webhook", ledger, tell, every_seconds=policy.every_seconds))
     if policy.email is not None:
         mail = _AlertMail(policy, ledger)
@@ -116,11 +118,15 @@ class Alerting:
         self._ledger.alert_failed(self.channel, turn, error=error, pause_seconds=pause)
 
 
-async def _tell_webhook(url: str, alert: Alert) -> str:
-    """Not in the threads that the ledger is asked in: a webhook that hangs would take one from it."""
+async def _tell_webhook(url: str, timeout_seconds: float, alert: Alert) -> str:
+    """Not in the threads that the ledger is asked in: a webhook that hangs would take one from it.
+
+    The thread's own deadline is of each step; this one is of all, for a server that answers letter by letter.
+    """
+    post = partial(post_webhook, url, alert.to_dict(), timeout_seconds=timeout_seconds)
     try:
-        async with asyncio.timeout(WEBHOOK_SECONDS + 1):
-            return await _in_own_thread(partial(post_webhook, url, alert.to_dict()))
+        async with asyncio.timeout(timeout_seconds + 1):
+            return await _in_own_thread(post)
     except TimeoutError:
         return NO_ANSWER
 

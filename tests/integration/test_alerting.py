@@ -21,6 +21,7 @@ from campaigns.ledger import Ledger, NewRecipient, TellableEvent
 from campaigns.message import CampaignContent, RecipientContent, compile_campaign
 from campaigns.policies import AlertPolicy
 from campaigns.states import State, Status
+from campaigns.webhook import NO_ANSWER
 from tests.crowd import Crowd
 from tests.webhook_server import WebhookServer
 from workers.alerting import Alerting, alertings
@@ -252,6 +253,16 @@ async def test_a_webhook_that_hangs_holds_up_neither_the_loop_nor_the_ledgers_th
     assert thread.daemon, "nor does the worker wait for it at its end"
     turn.cancel()
     await asyncio.gather(turn, return_exceptions=True)
+
+
+async def test_an_answer_that_never_ends_is_given_up(ledger: Ledger, hook: WebhookServer) -> None:
+    (channel,) = alertings(AlertPolicy(webhook=hook.url), ledger, webhook_seconds=0.5)
+    await channel.turn()
+    hook.slow.set()
+    happened(ledger)
+    await asyncio.wait_for(channel.turn(), 10)
+    record = ledger.alert_record("webhook")
+    assert record is not None and (record.failures, record.error) == (1, NO_ANSWER)
 
 
 async def test_the_email_is_a_campaign_of_its_own(ledger: Ledger) -> None:
