@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from campaigns.allowance import Allowance
 from campaigns.campaign import Campaign
 from campaigns.csv_file import read_csv
 from campaigns.database import Database, create_database
@@ -26,12 +27,13 @@ from campaigns.errors import (
 from campaigns.events import Event
 from campaigns.fleet import Fleet
 from campaigns.health import HealthBoard
-from campaigns.ledger import CampaignRecord, DrillRecord, Import, Ledger
+from campaigns.ledger import CampaignRecord, DrillRecord, Import, Ledger, Mode
 from campaigns.message import CampaignContent, CompiledMessage, compile_campaign
 from campaigns.pace import rates_per_second
 from campaigns.private_files import make_private_directory
+from campaigns.server_facts import server_facts
 from campaigns.server_status import ServerStatus, server_statuses, with_last_fault
-from campaigns.settings import DEFAULT_STREAM, Settings, load_settings
+from campaigns.settings import BUILT_IN_STREAMS, DEFAULT_STREAM, Settings, load_settings
 from campaigns.states import Status
 from campaigns.suppressions import Suppressions
 from campaigns.units import Rate
@@ -74,6 +76,9 @@ class Client:
                 self._database.close()
             if "_board" in self.__dict__:
                 self._board.close()
+            if "_allowance" in self.__dict__:
+                self._allowance.close()
+                del self.__dict__["_allowance"]  # it knows the ledger that is closed
             self._database = self._ledger = None
 
     # ---- campaigns
@@ -164,15 +169,45 @@ class Client:
     # ---- servers and events
 
     def servers(self) -> list[ServerStatus]:
-        """Each configured server: health, share, limit, the last change and its reason."""
-        statuses = server_statuses(
-            self.settings,
-            self._board.snapshot(),
-            self._readers(),
-            self.ledger.now(),
-            is_known=not self._board.is_away,
+        """Each configured server: health, share, limits, probes, the operator's decisions, what happened."""
+        facts = server_facts(
+            self.settings, self.ledger, self._board, self._allowance, readers=self._readers()
         )
+        statuses = server_statuses(self.settings, facts, self.ledger.now(), is_known=not self._board.is_away)
         return [with_last_fault(status, self.ledger) for status in statuses]
+
+    def set_server_mode(self, name: str, mode: Mode, *, reason: str | None = None) -> bool:
+        """Open, drain or close a server in the whole cluster, within about 2 s; kept in the database.
+
+        `drained`: it is given no more mail, what waits still goes out through it. `closed`: what waits moves
+        to the others, too. Returns False if it was so already. Raises UnknownServer.
+        """
+        changed = self.ledger.set_server_mode(self.settings.server(name).name, mode, reason)
+        self.nudge()
+        return changed
+
+    def set_server_weight(self, name: str, weight: int | None, *, reason: str | None = None) -> bool:
+        """Give a server another weight in every stream, or (None) the configured one again.
+
+        Returns False if it has it already. Raises UnknownServer.
+        """
+        changed = self.ledger.set_server_weight(
+            name, weight, configured=self.settings.server(name).weight, reason=reason
+        )
+        self.nudge()
+        return changed
+
+    def closed_streams(self) -> list[str]:
+        """The streams whose mail waits because the operator has drained or closed all their servers."""
+        modes = self.ledger.modes()
+        off = {name for name, mode in modes.items() if mode.mode != "open"}
+        streams = [
+            *BUILT_IN_STREAMS,
+            *(name for name in self.settings.streams if name not in BUILT_IN_STREAMS),
+        ]
+        return [
+            stream for stream in streams if off.issuperset(one.name for one in self.settings.route(stream))
+        ]
 
     def servers_without_worker(self) -> tuple[str, ...]:
         """The servers whose queue nobody reads now."""
@@ -331,6 +366,10 @@ class Client:
     def _board(self) -> HealthBoard:
         names = [server.name for server in self.settings.servers]
         return HealthBoard(self.settings.state_url, policy=self.settings.breaker, servers=names)
+
+    @cached_property
+    def _allowance(self) -> Allowance:
+        return Allowance(self.settings, self.ledger)
 
     def _readers(self) -> frozenset[str]:
         workers = self.ledger.live_workers(WORKER_SECONDS)

@@ -94,7 +94,7 @@ def line_of(view: View) -> str:
     parts = [f"{progress.name} {progress.status}", f"{progress.done:,}/{progress.total:,}", counts]
     if not progress.is_over:
         parts.append(_pace(progress))
-    parts += [f"{server.name} is {server.state_text}" for server in view.servers if server.state != "closed"]
+    parts += [f"{server.name} is {server.state_text}" for server in view.servers if server.is_amiss]
     return "  ".join(part for part in (*parts, progress.reason or "", view.note) if part)
 
 

@@ -27,6 +27,9 @@ STATE_STYLES = {
     "working": "green",
     "on trial": "yellow",
     "resting": "red",
+    "full": "yellow",
+    "drained by hand": "yellow",
+    "closed by hand": "red",
     "paused": "yellow",
     "uncertain": "yellow",
     "open": "red",
@@ -173,4 +176,5 @@ def show_warnings() -> None:
     handler.setLevel(logging.WARNING)
     logger.addHandler(handler)
     # `servers` and `watch` say it in their own place.
-    logging.getLogger("campaigns.health").setLevel(logging.ERROR)
+    for name in ("campaigns.health", "campaigns.limits"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -25,6 +25,10 @@ _TAKE = """
 UPDATE probe SET next_at = {clock} + CAST(:seconds AS double precision)
  WHERE server = :server AND (next_at <= {clock} OR next_at > {clock} + 2 * :seconds)
 """
+_WAITS = """
+SELECT EXISTS (SELECT 1 FROM probe
+                WHERE server = :server AND next_at > {clock} AND next_at <= {clock} + 2 * :seconds)
+"""
 _SOONER = """
 UPDATE probe SET next_at = {clock} + CAST(:seconds AS double precision)
  WHERE server = :server AND next_at > {clock} + :seconds
@@ -69,9 +73,18 @@ class Probes(LedgerPart):
 
     def take_probe_turn(self, server: str, seconds: float) -> bool:
         """Whether this process is to try the server now; the next turn is after `seconds`."""
+        if not self._is_probe_due(server, seconds):
+            return False
         with self.database.write() as connection:
             self._execute_now(connection, _MAKE, server=server)
             return bool(self._execute_now(connection, _TAKE, server=server, seconds=seconds))
+
+    def _is_probe_due(self, server: str, seconds: float) -> bool:
+        """A look that locks nothing, as it is taken often."""
+        sql = statement(_WAITS.format(clock=database_clock(self.database.dialect)))
+        with self.database.read() as connection:
+            found = connection.execute(sql, {"server": server, "seconds": seconds})
+            return not found.scalar_one()
 
     def probe_sooner(self, server: str, seconds: float) -> None:
         """Let the next turn be after `seconds` at the latest."""
@@ -95,6 +108,7 @@ class Probes(LedgerPart):
     ) -> None:
         """Keep how the server answered (`error` None: well); an event when it is not as the time before."""
         with self.database.write() as connection:
+            self._execute_now(connection, _MAKE, server=server)
             before = connection.execute(statement(_LOCK), {"server": server}).one()
             if error is None:
                 self._execute_now(

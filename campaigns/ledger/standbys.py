@@ -67,6 +67,10 @@ class StandbyRecord:
     reason: str | None
     changed_at: float
 
+    def is_waiting(self, now: float) -> bool:
+        """Whether somebody has the turn, or a pause lasts; not one from before a clock was set back."""
+        return self.until is not None and 0 < self.until - now <= LONGEST_TURN_SECONDS
+
 
 class Standbys(LedgerPart):
     """Changed by compare-and-set, so that one process starts or stops a standby; each change is an event."""

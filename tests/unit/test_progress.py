@@ -15,7 +15,7 @@ from campaigns.errors import DatabaseUnavailable
 from campaigns.health import ServerHealth
 from campaigns.pace import rates_of
 from campaigns.progress import Progress, ServerProgress
-from campaigns.server_status import ServerStatus, server_statuses
+from campaigns.server_status import ServerFacts, ServerStatus, server_statuses
 from campaigns.settings import Server, Settings
 from campaigns.states import State, Status
 from campaigns.waiting import Waiting
@@ -118,12 +118,13 @@ def opened(name: str) -> ServerHealth:
 def test_a_share_is_what_a_server_is_given_now(
     weights: tuple[int, ...], bad: tuple[str, ...], readers: tuple[str, ...], shares: list[float]
 ) -> None:
-    told = server_statuses(settings(*weights), {name: opened(name) for name in bad}, readers, NOW)
+    facts = ServerFacts(health={name: opened(name) for name in bad}, readers=readers)
+    told = server_statuses(settings(*weights), facts, NOW)
     assert [one.share for one in told] == shares
 
 
 def test_health_that_is_not_known_is_said_to_be_so() -> None:
-    (told,) = server_statuses(settings(1), {}, (), NOW, is_known=False)
+    (told,) = server_statuses(settings(1), ServerFacts(), NOW, is_known=False)
     assert told.reason == "not known now: the broker is not there"
 
 

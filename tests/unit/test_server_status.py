@@ -1,0 +1,107 @@
+"""What is told of a server, from facts alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from campaigns.breaker import BreakerState
+from campaigns.health import ServerHealth
+from campaigns.ledger import Mode, ModeRecord, StandbyRecord, StandbyState
+from campaigns.server import Server
+from campaigns.server_status import ServerFacts, ServerStatus, server_statuses
+from campaigns.settings import Settings
+
+NOW = 1_800_000_000.0
+READ = ("primary", "secondary", "reserve")
+
+
+def settings(reserve: tuple[str, ...] = ()) -> Settings:
+    servers = [
+        Server(name="primary", host="h", port=25, tls="none", weight=70),
+        Server(name="secondary", host="h", port=25, tls="none", weight=30),
+        Server(name="reserve", host="h", port=25, tls="none", weight=0, on_activate=reserve),
+    ]
+    return Settings(directory=Path("/srv"), servers=tuple(servers))
+
+
+def health(name: str, **changes: object) -> ServerHealth:
+    values: dict[str, object] = {"state": BreakerState.CLOSED, "since": NOW, "reason": "", "open_until": None}
+    return ServerHealth(**{"name": name, "consecutive_faults": 0, **values, **changes})  # type: ignore[arg-type]
+
+
+def mode(name: str, mode: Mode = "open", weight: int | None = None) -> ModeRecord:
+    return ModeRecord(server=name, mode=mode, weight=weight, reason="for the test", changed_at=NOW)
+
+
+def standby(state: StandbyState) -> dict[str, StandbyRecord]:
+    record = StandbyRecord(
+        server="reserve", state=state, owner=None, until=None, failures=0, reason="", changed_at=NOW
+    )
+    return {"reserve": record}
+
+
+def told(facts: ServerFacts, reserve: tuple[str, ...] = ()) -> dict[str, ServerStatus]:
+    statuses = server_statuses(settings(reserve), replace(facts, readers=READ), NOW)
+    return {status.name: status for status in statuses}
+
+
+def shares(facts: ServerFacts, reserve: tuple[str, ...] = ()) -> list[float]:
+    return [round(status.share, 3) for status in told(facts, reserve).values()]
+
+
+@pytest.mark.parametrize("off", ["drained", "closed"])
+def test_a_server_that_the_operator_took_out_has_no_share(off: Mode) -> None:
+    facts = ServerFacts(modes={"primary": mode("primary", off)})
+    assert shares(facts) == [0.0, 1.0, 0.0]
+    primary = told(facts)["primary"]
+    assert primary.state_text == f"{off} by hand"
+    assert (primary.since_shown, primary.reason_text) == (NOW, "for the test")
+    assert primary.to_dict()["mode"] == off and primary.to_dict()["state"] == "closed"
+
+
+def test_the_operators_weight_counts_and_the_configured_one_is_told() -> None:
+    facts = ServerFacts(modes={"primary": mode("primary", weight=10)})
+    assert shares(facts) == [0.25, 0.75, 0.0]
+    assert told(facts)["primary"].weight_text == "10 (configured 70)"
+    assert told(facts)["secondary"].weight_text == "30"
+
+
+def test_a_server_that_gets_its_load_back_tells_how_far_it_is() -> None:
+    facts = ServerFacts(health={"primary": health("primary", share=0.25)})
+    assert told(facts)["primary"].state_text == "back at 25 %"
+    assert shares(facts) == [0.175, 0.825, 0.0]
+
+
+def test_a_server_whose_limit_is_used_up_is_full() -> None:
+    facts = ServerFacts(exhausted=["primary"])
+    assert told(facts)["primary"].state_text == "full"
+    assert shares(facts) == [0.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [("resting", "not started"), ("starting", "being started"), ("active", "working")],
+)
+def test_a_standby_takes_nothing_before_it_is_started(state: StandbyState, words: str) -> None:
+    bad = {name: health(name, state=BreakerState.OPEN) for name in ("primary", "secondary")}
+    facts = ServerFacts(health=bad, standbys=standby(state))
+    assert told(facts, ("start",))["reserve"].state_text == words
+    assert shares(facts, ("start",)) == [0.0, 0.0, 1.0 if state == "active" else 0.0]
+
+
+def test_a_standby_that_was_never_started_rests_and_nothing_is_amiss() -> None:
+    reserve = told(ServerFacts(), ("start",))["reserve"]
+    assert (reserve.state_text, reserve.is_amiss, reserve.since_shown) == ("not started", False, None)
+    assert told(ServerFacts())["reserve"].state_text == "working"
+
+
+def test_what_the_operator_did_is_told_before_what_the_breaker_did() -> None:
+    facts = ServerFacts(
+        health={"primary": health("primary", state=BreakerState.OPEN)},
+        modes={"primary": mode("primary", "closed")},
+    )
+    primary = told(facts)["primary"]
+    assert (primary.state_text, primary.state) == ("closed by hand", "open")
