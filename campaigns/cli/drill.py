@@ -14,11 +14,10 @@ from campaigns.errors import DrillRefused
 from campaigns.ledger import DrillRecord
 from campaigns.settings import load_settings
 
-_NO_SEEDS = """\
-a drill writes to addresses of your own: give a file of them with --recipients seeds.csv, such as
-  email
-  you@example.com
-  you@example.net"""
+_NO_SEEDS = (
+    "a drill writes to addresses of your own; give a file of them with --recipients seeds.csv:"
+    " `email` in its first line, and an address in each other one"
+)
 _NO_SENDER = "from whom shall the drill's mail be? Give an address that your servers may send for with --from"
 
 
@@ -36,6 +35,7 @@ _NO_SENDER = "from whom shall the drill's mail be? Give an address that your ser
 @click.option(
     "--seconds",
     type=click.FloatRange(3, 600),
+    metavar="N",
     default=20.0,
     show_default=True,
     help="How long the server counts as dead.",
@@ -153,12 +153,12 @@ def _print_result(record: DrillRecord) -> None:
         (noticed, _seconds(record.detection_seconds)),
         ("switched after", _seconds(record.switch_seconds)),
         ("back after", _seconds(record.return_seconds)),
-        ("sent", f"{record.sent} of {record.recipients}"),
-        ("lost", record.lost),
-        ("sent twice", record.duplicates),
-        ("uncertain", record.uncertain),
+        ("mails accepted", f"{record.sent} of {record.recipients}"),
+        ("mails lost", record.lost),
+        ("mails accepted twice", record.duplicates),
+        ("mails uncertain", record.uncertain),
     ]
-    print_table((f"drill of {record.server}", f"{record.status}>"), rows, empty="")
+    print_table((f"drill of {record.server}", ">"), rows, empty="")
     click.echo(f"The drill was {record.status}: {record.reason}.")
 
 
