@@ -92,12 +92,7 @@ class Installation:
         states = sum((Counter(count.states) for count in counts), Counter[State]())
         records = {"primary": self.primary.records(), "secondary": self.secondary.records()}
         times = Counter(mail.recipient for mails in records.values() for mail in mails)
-        sent = (
-            row.email
-            for name in campaigns
-            for row in self.client.ledger.deliveries(name)
-            if row.state is State.SENT
-        )
+        rows = [row for name in campaigns for row in self.client.ledger.deliveries(name)]
         return {
             "recipients": sum(count.total for count in counts),
             "accepted": {name: len(mails) for name, mails in records.items()},
@@ -106,7 +101,12 @@ class Installation:
             "uncertain": states[State.UNCERTAIN],
             "rerouted": sum(server.rerouted for count in counts for server in count.servers.values()),
             "lost": sum(count.total for count in counts) - sum(states[state] for state in FINAL),
-            "sent_but_not_accepted": sum(1 for email in sent if not times[email]),
+            "uncertain_but_accepted": sum(
+                1 for row in rows if row.state is State.UNCERTAIN and times[row.email]
+            ),
+            "sent_but_not_accepted": sum(
+                1 for row in rows if row.state is State.SENT and not times[row.email]
+            ),
             "duplicates": sum(1 for count in times.values() if count > 1),
         }
 
