@@ -72,8 +72,9 @@ class Prober:
             log.info("an idle server did not answer", extra={"server": server.name, "reason": found.detail})
         if self._fleet.mode(server.name) == "closed":
             return
-        self._fleet.board.probe_result(server.name, found.ok, "" if found.ok else f"probe: {found.detail}")
-        if not found.ok and self._fleet.state(server.name) == "closed":
+        reason = "" if found.ok else f"probe: {found.detail}"
+        opened = self._fleet.board.probe_result(server.name, found.ok, reason) is not None
+        if not found.ok and not opened and self._fleet.state(server.name) == "closed":
             self._ledger.probe_sooner(server.name, PROBE_FAILING_SECONDS)
 
     def _look_at_certificate(self, server: Server, until: float | None) -> None:
