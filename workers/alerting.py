@@ -6,11 +6,8 @@ It can hold up nobody: a webhook is posted in a thread of its own, and the e-mai
 import asyncio
 import logging
 import random
-import threading
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
 from functools import partial
-from typing import TypeVar
 
 from campaigns.alert_mail import send_alert_mail
 from campaigns.alerts import LOOK_BACK, Alert, is_due, next_alert, pause_seconds, settled
@@ -18,10 +15,9 @@ from campaigns.errors import CampaignsError, DatabaseUnavailable
 from campaigns.ledger import AlertRecord, Ledger, TellableEvent
 from campaigns.policies import AlertPolicy
 from campaigns.webhook import NO_ANSWER, WEBHOOK_SECONDS, post_webhook
+from workers.own_thread import in_own_thread
 
 __all__ = ["Alerting", "alertings"]
-
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -126,24 +122,9 @@ async def _tell_webhook(url: str, timeout_seconds: float, alert: Alert) -> str:
     post = partial(post_webhook, url, alert.to_dict(), timeout_seconds=timeout_seconds)
     try:
         async with asyncio.timeout(timeout_seconds + 1):
-            return await _in_own_thread(post)
+            return await in_own_thread(post, name="webhook")
     except TimeoutError:
         return NO_ANSWER
-
-
-async def _in_own_thread(call: Callable[[], T]) -> T:
-    """Neither waits the end of the process for this thread, nor whoever gave up waiting for its answer."""
-    answer: Future[T] = Future()
-    answer.set_running_or_notify_cancel()  # from here on nobody can cancel it
-
-    def run() -> None:
-        try:
-            answer.set_result(call())
-        except BaseException as error:
-            answer.set_exception(error)
-
-    threading.Thread(target=run, name="webhook", daemon=True).start()
-    return await asyncio.wrap_future(answer)
 
 
 class _AlertMail:
