@@ -15,16 +15,10 @@ from typing import Any
 import pytest
 
 from campaigns.states import State
-from tests.acceptance.conftest import Places
 from tests.acceptance.place import Place, addresses, eventually
 
 CONFIGURED = "CAMPAIGNS_DRILL_CONFIG"
 SEEDS = 3
-
-
-@pytest.fixture
-def place(new_place: Places, database_url: str) -> Place:
-    return new_place(database_url, delivery="lease_seconds = 3\nconnect_seconds = 2")
 
 
 def start(config: Path, *arguments: str) -> "subprocess.Popen[str]":
@@ -68,7 +62,8 @@ def test_the_configured_pair_passes_a_drill() -> None:
     assert (result["status"], result["lost"], result["duplicates"]) == ("passed", 0, 0), result
 
 
-def test_a_drill_measures_a_failover_and_restores(place: Place) -> None:
+def test_a_drill_measures_a_failover_and_restores(either_place: Place) -> None:
+    place = either_place
     place.start_workers()
     result = end(drill(place, "--seconds", "3"))
     assert (result["status"], result["mails"], result["sent"]) == ("passed", SEEDS + 1, SEEDS + 1), result
@@ -99,7 +94,8 @@ def test_other_mail_does_not_notice_a_drill(place: Place) -> None:
     end(running)
 
 
-def test_in_a_live_drill_the_breaker_opens_and_all_mail_goes_through_the_other(place: Place) -> None:
+def test_in_a_live_drill_the_breaker_opens_and_all_mail_goes_through_the_other(either_place: Place) -> None:
+    place = either_place
     place.start_workers()
     running = drill(place, "--seconds", "4", "--live", "--yes")
     eventually(place.ledger.declared_dead, what="a declaration")

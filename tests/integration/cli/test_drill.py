@@ -77,6 +77,14 @@ def test_the_sender_of_the_last_campaign_is_the_drills(desk: Desk, ledger: Ledge
     assert "no worker is running" in refusal(desk, *SEEDS)
 
 
+def test_an_overdue_drill_is_a_note_beside_the_servers(
+    desk: Desk, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "drill" not in desk.run("servers").stderr
+    monkeypatch.setenv("CAMPAIGNS_DRILL_EVERY", "30d")
+    assert "note: primary: its failover was never rehearsed" in desk.run("servers").stderr
+
+
 def test_drills_are_listed_with_what_they_showed(desk: Desk, ledger: Ledger) -> None:
     assert "No drill yet" in desk.run("drills").stderr
     assert desk.json("drills") == []
