@@ -35,9 +35,10 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class Heard:
-    """So many mails went through, and then, if there is one, a fault."""
+    """So many mails went through, the last of them `seconds_ago`, and then, if there is one, a fault."""
 
     successes: int = 0
+    seconds_ago: float = 0.0
     fault: Fault | None = None
 
 
@@ -76,7 +77,9 @@ class Board:
         for one in heard:
             breaker = board.of(server)
             if one.successes:
-                breaker = breaker.after_successes(one.successes, now, rules.policy)
+                breaker = breaker.after_successes(
+                    one.successes, now, rules.policy, seconds_ago=one.seconds_ago
+                )
             if one.fault is not None:
                 is_last = board._is_last(server, rules)
                 breaker = breaker.after_fault(one.fault, now, rules.policy, random=random, is_last=is_last)

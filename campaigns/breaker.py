@@ -198,12 +198,13 @@ class Breaker:
             percent = round(100 * bad / (good + bad))
             within = f"within {policy.window_seconds:g} s"
             return f"{percent} % of {good + bad} mails failed {within}: {fault.reason}"
-        if self._is_stalled(fault, now):
-            return f"nothing went through for {fault.waited_seconds:.0f} s: {fault.reason}"
+        if self._is_stalled(fault, now, policy):
+            return f"nothing went through for {fault.waited_seconds:.1f} s: {fault.reason}"
         return ""
 
-    def _is_stalled(self, fault: Fault, now: float) -> bool:
-        in_vain = fault.waited_seconds >= STALL_SECONDS and now - fault.waited_seconds > self.worked_at
+    def _is_stalled(self, fault: Fault, now: float, policy: BreakerPolicy) -> bool:
+        is_long = fault.waited_seconds >= min(STALL_SECONDS, policy.slow_seconds)
+        in_vain = is_long and now - fault.waited_seconds > self.worked_at
         return in_vain and (fault.is_stuck or self.faults >= FAULTS_OF_A_STALL)
 
     def _a_step_back(self, now: float, reason: str) -> Breaker:
@@ -244,14 +245,20 @@ class Breaker:
             return 1, 0
         return self.openings + 1, self.setbacks + (self.state is BreakerState.CLOSED and not is_whole)
 
-    def after_successes(self, count: int, now: float, policy: BreakerPolicy, *, token: str = "") -> Breaker:
-        """So many mails went through. While open that changes nothing; half-open, only trials count."""
+    def after_successes(
+        self, count: int, now: float, policy: BreakerPolicy, *, token: str = "", seconds_ago: float = 0.0
+    ) -> Breaker:
+        """So many mails went through, the last of them `seconds_ago`.
+
+        While open that changes nothing; half-open, only trials count.
+        """
         if self.state is BreakerState.HALF_OPEN and token:
             return self._passed(token, now, policy)
         if self.state is not BreakerState.CLOSED:
             return self
         tally = self.tally.plus(now, policy.window_seconds, good=count)
-        return replace(self, faults=0, failed_checks=0, worked_at=now, has_worked=True, tally=tally)
+        worked_at = max(min(self.worked_at, now), now - seconds_ago)
+        return replace(self, faults=0, failed_checks=0, worked_at=worked_at, has_worked=True, tally=tally)
 
     def _passed(self, token: str, now: float, policy: BreakerPolicy) -> Breaker:
         passed = self.released(token)

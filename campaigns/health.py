@@ -77,6 +77,19 @@ class Probe:
     change: Change | None = None
 
 
+@dataclass(kw_only=True)
+class Seen:
+    """What waits to be told of a server: successes, the last of them then, and perhaps a fault after them."""
+
+    successes: int = 0
+    worked_at: float = 0.0
+    fault: Fault | None = None
+
+    def heard(self, monotonic: float) -> Heard:
+        seconds_ago = monotonic - self.worked_at if self.successes else 0.0
+        return Heard(successes=self.successes, seconds_ago=seconds_ago, fault=self.fault)
+
+
 class HealthBoard:
     """Who may be given mail. Never raises when Redis is away, and never blocks for more than about 0.5 s.
 
@@ -104,7 +117,7 @@ class HealthBoard:
         self._client = None if state_url is None else connect(state_url)
         self._away_until = 0.0
         self._local = Board()
-        self._gathered: dict[str, list[Heard]] = {}
+        self._gathered: dict[str, list[Seen]] = {}
         self._told_at = monotonic()
         self._changes: deque[Change] = deque(maxlen=MOST_CHANGES)
         self._lock = threading.Lock()
@@ -243,11 +256,14 @@ class HealthBoard:
     def _gather(self, server: str, fault: Fault | None = None) -> None:
         """Keep what was seen, in its order, until it is told together with whatever is told next."""
         with self._lock:
-            heard = self._gathered.setdefault(server, [])
-            if heard and heard[-1].fault is None:
-                heard[-1] = Heard(successes=heard[-1].successes + (fault is None), fault=fault)
+            seen = self._gathered.setdefault(server, [])
+            if not seen or seen[-1].fault is not None:
+                seen.append(Seen())
+            if fault is None:
+                seen[-1].successes += 1
+                seen[-1].worked_at = self._monotonic()
             else:
-                heard.append(Heard(successes=int(fault is None), fault=fault))
+                seen[-1].fault = fault
 
     def _is_time_to_tell(self, board: Board) -> bool:
         """Soon where somebody waits for it: a server that has faults to forget, or a step to pass."""
@@ -290,8 +306,9 @@ class HealthBoard:
             self._changes.extend(made)
         return made, after, now
 
-    def _heard(self, board: Board, gathered: dict[str, list[Heard]], now: float) -> Board:
-        for server, heard in gathered.items():
+    def _heard(self, board: Board, gathered: dict[str, list[Seen]], now: float) -> Board:
+        for server, seen in gathered.items():
+            heard = [one.heard(self._monotonic()) for one in seen]
             board = board.after(server, heard, now, self._rules, self._random())
         return board
 

@@ -28,6 +28,7 @@ from workers.letters import Letter
 from workers.log_format import redacted_traceback
 from workers.services import Services
 from workers.smtp import STALE, Envelope, SmtpConnection, SmtpFailure
+from workers.wait import Wait
 
 __all__ = ["Attempt", "Job"]
 
@@ -73,8 +74,15 @@ class Attempt:
     def __init__(self, job: Job, services: Services) -> None:
         self.job = job
         self.step = Step.WAITING
+        self.wait = Wait(services.awake)
+        self.is_told_slow = False
+        """Whether the board has been told already that the server keeps it waiting for too long."""
+        self.token = ""
+        """Of the trial that it is, if its server is on trial."""
         self._services = services
         self._stopping = False
+        self._is_connecting = False
+        self._broken_off_at: Phase | None = None
         self._is_reported = False
         self._connection: SmtpConnection | None = None
         self._task: asyncio.Task[object] | None = None
@@ -90,6 +98,24 @@ class Attempt:
             even_at_the_dot and self.step is Step.AT_DOT
         )
         if breakable and self._task is not None:
+            self._task.cancel()
+
+    @property
+    def age_seconds(self) -> float:
+        """How long ago it began to ask the server for anything."""
+        return time.monotonic() - self._started
+
+    @property
+    def is_in_line(self) -> bool:
+        """Whether it waits for a connection, and the server has been asked nothing for it."""
+        return self._is_connecting and self.wait.phase is None
+
+    def break_off(self) -> None:
+        """The server has been given up: what waits for it in vain before the dot goes through another."""
+        is_asking = self.wait.phase is not None and self.step in (Step.WAITING, Step.SENDING)
+        is_over = self._stopping or self._broken_off_at is not None
+        if (is_asking or self.is_in_line) and self._task is not None and not is_over:
+            self._broken_off_at = self.wait.phase or Phase.CONNECT
             self._task.cancel()
 
     async def run(self) -> TaskResult | None:
@@ -108,6 +134,7 @@ class Attempt:
 
     async def _deliver(self) -> TaskResult | None:
         self.step = Step.WAITING
+        self._broken_off_at = None
         await self._services.database_ready()
         letter = await self._services.letters.of_campaign(self.job.campaign)
         if letter is None:
@@ -115,6 +142,7 @@ class Attempt:
         probe = await self._services.standing.admits(self.job.server, letter)
         if probe is None:
             return await self._step_aside(letter, "server unavailable")
+        self.token = probe.token
         try:
             drill = await self._services.standing.drill_of(self.job.server, letter)
             if drill is not None:
@@ -132,8 +160,9 @@ class Attempt:
 
     async def _with_probe(self, letter: Letter, probe: Probe) -> TaskResult | None:
         await self._services.pace(self.job.server).turn()
+        self._started = time.monotonic()
         try:
-            connection = await self._pool.acquire()
+            connection = await self._connect()
         except SmtpFailure as failure:
             return await self._not_connected(letter, probe, failure.result)
         claim = await self._claim_for(connection)
@@ -142,6 +171,36 @@ class Attempt:
         lease, claimed = claim
         result = await self._send_held(letter, connection, lease, claimed)
         return await self._settle_whatever_happens(letter, claimed, probe, lease, result)
+
+    async def _connect(self, *, fresh: bool = False) -> SmtpConnection:
+        """Raises SmtpFailure if there is no connection, or the server is given up before there is one."""
+        self._is_connecting = True
+        try:
+            return await self._pool.acquire(self.wait, fresh=fresh)
+        except asyncio.CancelledError:
+            if self._broken_off_at is None:
+                raise
+            raise SmtpFailure(self._given_up()) from None
+        finally:
+            self._is_connecting = False
+
+    def _broken_off(self, cancelled: asyncio.CancelledError) -> SmtpResult:
+        """What it comes to that we did this ourselves; somebody else's cancellation goes on."""
+        if self._broken_off_at is not None:
+            return self._given_up()
+        if not self._stopping:
+            raise cancelled
+        return _stopped(Stop.SHUTDOWN, dot_sent=self.step is Step.AT_DOT)
+
+    def _given_up(self) -> SmtpResult:
+        """What it comes to that we broke it off; nobody else's cancellation is taken back."""
+        if self._task is not None:
+            self._task.uncancel()
+        phase = self._broken_off_at or Phase.CONNECT
+        detail = "not waited for any longer: the server is given up"
+        return SmtpResult(
+            phase=phase, reply=None, fault=Fault.TIMEOUT, dot_sent=False, stop=None, detail=detail
+        )
 
     async def _settle_whatever_happens(
         self, letter: Letter, claimed: Claimed, probe: Probe, lease: Lease, result: SmtpResult
@@ -201,10 +260,8 @@ class Attempt:
             return await self._send(rendered, lease)
         except SmtpFailure as failure:
             return failure.result
-        except asyncio.CancelledError:
-            if not self._stopping:
-                raise
-            return _stopped(Stop.SHUTDOWN, dot_sent=self.step is Step.AT_DOT)
+        except asyncio.CancelledError as cancelled:
+            return self._broken_off(cancelled)
         except Exception:
             log.error(
                 "an attempt failed in a way that nobody expected\n%s",
@@ -225,7 +282,7 @@ class Attempt:
             return result
         stale, self._connection = self._connection, None
         self._pool.release(stale)
-        self._connection = await self._pool.acquire(fresh=True)
+        self._connection = await self._connect(fresh=True)
         return await self._send_over(self._connection, message, lease)
 
     async def _send_over(
@@ -290,8 +347,15 @@ class Attempt:
     async def _report(self, probe: Probe, classification: Classification, reason: str) -> None:
         """The report is of the server; whatever goes wrong with it must not cost the mail's outcome."""
         self._is_reported = True
+        standing = self._services.standing
         try:
-            await self._services.standing.report(probe, classification, reason)
+            if self.is_told_slow or self._broken_off_at is not None:
+                await standing.release(probe)
+                return
+            age_seconds, waited_seconds = self.age_seconds, self.wait.slowest_seconds
+            await standing.report(
+                probe, classification, reason, age_seconds=age_seconds, waited_seconds=waited_seconds
+            )
         except Exception:
             log.exception("how a server did could not be reported", extra=self.job.fields)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from campaigns.reply import Phase, SmtpResult, Stop
 from workers.deadlines import Deadlines
 from workers.smtp import SmtpConnection, SmtpFailure
+from workers.wait import Wait
 
 if TYPE_CHECKING:
     from campaigns.settings import Server
@@ -73,16 +74,18 @@ class ConnectionPool:
         """Connections that somebody has, or is opening; without those that wait long at their dot."""
         return self._opening + len(self._busy) - len(self._excused)
 
-    async def acquire(self, *, fresh: bool = False) -> SmtpConnection:
+    async def acquire(self, wait: Wait | None = None, *, fresh: bool = False) -> SmtpConnection:
         """A connection that is usable, in the order of asking. Raises SmtpFailure when none can be opened.
 
-        `fresh`: a new one in any case, for a second try after a `STALE` result. Give it back with `release`.
+        `fresh`: a new one in any case, for a second try after a `STALE` result. `wait` is told what the
+        server is asked for, now and over the connection. Give that back with `release`.
         """
+        wait = wait or Wait()
         await self._take_slot()
         try:
             connection = None if fresh else self._reuse()
             if connection is None:
-                connection = await self._open(fresh)
+                connection = await self._open(fresh, wait)
             if self._is_closed:
                 connection.abort()
                 raise SmtpFailure(_shut_down())
@@ -91,13 +94,14 @@ class ConnectionPool:
             self._wake_next()
             raise
         self._opening -= 1
+        connection.tell(wait)
         self._busy.append(connection)
         return connection
 
     async def _take_slot(self) -> None:
         if self._is_closed:
             raise SmtpFailure(_shut_down())
-        if not self._waiting and self._has_room:
+        if not self._waiting and self.has_room:
             self._opening += 1
             return
         ticket = asyncio.get_running_loop().create_future()
@@ -117,12 +121,13 @@ class ConnectionPool:
             self._waiting.remove(ticket)
 
     @property
-    def _has_room(self) -> bool:
+    def has_room(self) -> bool:
+        """Whether another connection may be in use now."""
         waiting_at_dot = len(self._excused)
         return self.busy_count < self._size and (waiting_at_dot < _DOT_ROOM * self._size)
 
     def _wake_next(self) -> None:
-        while self._waiting and self._has_room:
+        while self._waiting and self.has_room:
             ticket = self._waiting.popleft()
             if not ticket.done():
                 self._opening += 1
@@ -136,14 +141,14 @@ class ConnectionPool:
             self._dismiss(connection)
         return None
 
-    async def _open(self, fresh: bool) -> SmtpConnection:
+    async def _open(self, fresh: bool, wait: Wait) -> SmtpConnection:
         """A few at a time, so that a server which comes back is not stormed."""
         async with self._door:
             if not fresh and (connection := self._reuse()):
                 return connection
             self._connecting += 1
             try:
-                return await SmtpConnection.open(self._server, self._deadlines)
+                return await SmtpConnection.open(self._server, self._deadlines, wait=wait)
             finally:
                 self._connecting -= 1
 

@@ -8,6 +8,7 @@ import socket
 
 from campaigns.reply import Fault
 from workers.reply_reader import RawReply, ReplyReader
+from workers.wait import Wait
 
 __all__ = ["Dialogue"]
 
@@ -25,6 +26,8 @@ class Dialogue(asyncio.Protocol):
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self.wait = Wait()
+        """Told what the server is asked for by whoever asks."""
         self._loop = loop
         self._transport = transport
         self._reader = ReplyReader()
@@ -146,6 +149,7 @@ class Dialogue(asyncio.Protocol):
             while self._paused and not self.was_interrupted:
                 if not await self._event(deadline):
                     return Fault.TIMEOUT
+            self.wait.go_on()
         return await self._until_on_the_wire(deadline)
 
     async def _until_on_the_wire(self, deadline: float) -> Fault | None:

@@ -27,6 +27,7 @@ from workers.alerting import alertings
 from workers.attempt import Attempt, Job
 from workers.load import LoadMeter
 from workers.services import Services
+from workers.slowness import Slowness
 
 __all__ = ["Runtime"]
 
@@ -35,6 +36,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 HEALTH_SECONDS = 0.25
+SLOWNESS_SECONDS = 0.25
 HEARTBEAT_SECONDS = 2.0
 PRODUCE_BUSY_SECONDS = 0.1
 PRODUCE_IDLE_SECONDS = 0.8
@@ -57,12 +59,15 @@ class Runtime:
         self.owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         database = create_database(settings.database)
         ledger = Ledger(database, shard=os.getpid() % 8)
-        fleet = Fleet(settings, ledger, HealthBoard(settings.state_url))
+        names = [server.name for server in settings.servers]
+        board = HealthBoard(settings.state_url, policy=settings.breaker, servers=names)
+        fleet = Fleet(settings, ledger, board)
         self.producer = Producer(ledger, app, settings, fleet)
         self.sweeper = Sweeper(ledger, app, settings, fleet)
         self.services = Services(settings, app, database, fleet, owner=self.owner)
         self._alertings = alertings(settings.alerts, ledger)
         self._running: set[Attempt] = set()
+        self._slowness = Slowness(self._running, self.services)
         self._loops: list[asyncio.Task[None]] = []
         self._stopping = False
         self._idle = asyncio.Event()
@@ -84,6 +89,7 @@ class Runtime:
             for loop in (
                 self.services.leases.run(),
                 self._every(HEALTH_SECONDS, self._look_at_health),
+                self._every(SLOWNESS_SECONDS, self._slowness.look),
                 self._every(HEARTBEAT_SECONDS, self._beat),
                 self._produce(),
                 self._every(SWEEP_SECONDS, self.sweep),

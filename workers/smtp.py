@@ -24,6 +24,7 @@ from workers.deadlines import Deadlines
 from workers.dialogue import Dialogue
 from workers.envelope import Envelope
 from workers.transaction import STALE, Transaction
+from workers.wait import Wait
 
 if TYPE_CHECKING:
     from campaigns.settings import Server
@@ -69,13 +70,19 @@ class SmtpConnection:
 
     @classmethod
     async def open(
-        cls, server: Server, deadlines: Deadlines, local_hostname: str | None = None
+        cls,
+        server: Server,
+        deadlines: Deadlines,
+        local_hostname: str | None = None,
+        *,
+        wait: Wait | None = None,
     ) -> SmtpConnection:
         """Connect, greet, secure, authenticate. Raises SmtpFailure.
 
         `local_hostname`: what EHLO says; left out, this machine's name, or its address if that has no domain.
+        `wait` is told what is waited for.
         """
-        opening = _Opening(server, deadlines, local_hostname)
+        opening = _Opening(server, deadlines, local_hostname, wait or Wait())
         client = await opening.run()
         transport = cast(asyncio.Transport, client.transport)
         _tune(transport, deadlines)
@@ -90,6 +97,10 @@ class SmtpConnection:
     def __repr__(self) -> str:
         state = "at the dot" if self.is_at_dot else "open" if self.is_usable else "closed"
         return f"<SmtpConnection {self._name}: {state}, {self.messages_sent} messages>"
+
+    def tell(self, wait: Wait) -> None:
+        """Have `wait` told what is waited for from now on: it is another mail's turn."""
+        self._dialogue.wait = wait
 
     @property
     def is_usable(self) -> bool:
@@ -159,8 +170,9 @@ class SmtpConnection:
 class _Opening:
     """The steps up to a connection that takes mail; `phase` says which one it is at."""
 
-    def __init__(self, server: Server, deadlines: Deadlines, local_hostname: str | None) -> None:
+    def __init__(self, server: Server, deadlines: Deadlines, local_hostname: str | None, wait: Wait) -> None:
         self.phase = Phase.CONNECT
+        self._wait = wait
         self._server = server
         self._deadlines = deadlines
         self._hostname = local_hostname or _machine_name()
@@ -177,7 +189,13 @@ class _Opening:
         except BaseException:
             _drop(client)
             raise
+        finally:
+            self._wait.end()
         return client
+
+    def _begin(self, phase: Phase) -> None:
+        self.phase = phase
+        self._wait.begin(phase)
 
     def _client(self) -> aiosmtplib.SMTP:
         server = self._server
@@ -192,20 +210,21 @@ class _Opening:
         )
 
     async def _steps(self, client: aiosmtplib.SMTP) -> None:
+        self._begin(Phase.CONNECT)
         await client.connect(timeout=self._deadlines.connect_seconds)
         await self._greet(client)
         if self._server.tls == "starttls":
-            self.phase = Phase.STARTTLS
+            self._begin(Phase.STARTTLS)
             if not client.supports_extension("starttls"):
                 raise _Refusal(Fault.TLS, "the server does not offer STARTTLS")
             await client.starttls(timeout=self._deadlines.command_seconds)
             await self._greet(client)
         if self._server.username:
-            self.phase = Phase.AUTH
+            self._begin(Phase.AUTH)
             await self._authenticate(client)
 
     async def _greet(self, client: aiosmtplib.SMTP) -> None:
-        self.phase = Phase.EHLO
+        self._begin(Phase.EHLO)
         address = client.get_transport_info("sockname")
         await client.ehlo(hostname=self._hostname or _address_literal(address))
 

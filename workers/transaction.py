@@ -130,7 +130,8 @@ class Transaction:
 
     async def _answer(self, phase: Phase, command: bytes) -> SmtpResult | None:
         """None if the reply to a command says go on."""
-        said = await self._dialogue.reply(self._deadlines.command_seconds)
+        with self._dialogue.wait.during(phase):
+            said = await self._dialogue.reply(self._deadlines.command_seconds)
         if command is _RESET and isinstance(said, RawReply) and said.code >= 400:
             said = Fault.CLOSED  # no refusal of this mail: the connection is no good any more
         wanted = 3 if phase is Phase.DATA else 2
@@ -153,7 +154,8 @@ class Transaction:
         return _refused(phase, said, detail)
 
     async def _hand_over_body(self, body: bytes) -> SmtpResult | None:
-        fault = await self._dialogue.write_body(body, self._deadlines.body_seconds)
+        with self._dialogue.wait.during(Phase.BODY):
+            fault = await self._dialogue.write_body(body, self._deadlines.body_seconds)
         if fault is not None:
             return self._refusal(Phase.BODY, fault)
         return await self._interrupted(Phase.BODY)
@@ -205,7 +207,8 @@ class Transaction:
     async def _reply_to_dot(self) -> RawReply | Fault:
         """Who is cancelled with the reply there already has the reply: it must be recorded, not forgotten."""
         try:
-            return await self._dialogue.reply(self._deadlines.dot_seconds)
+            with self._dialogue.wait.during(Phase.DOT):
+                return await self._dialogue.reply(self._deadlines.dot_seconds)
         except asyncio.CancelledError:
             said = await self._dialogue.arrived()
             task = asyncio.current_task()

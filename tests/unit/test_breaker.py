@@ -89,7 +89,7 @@ def test_two_slow_ones_open_it_if_nothing_went_through_meanwhile() -> None:
     breaker = worked(Breaker(), NOW - 12)
     one = faulted(breaker, 1, NOW, slow())
     assert one.state is BreakerState.CLOSED
-    assert faulted(one, 1, NOW, slow()).reason == "nothing went through for 10 s: no reply to RCPT"
+    assert faulted(one, 1, NOW, slow()).reason == "nothing went through for 10.0 s: no reply to RCPT"
 
 
 def test_slow_ones_among_good_traffic_condemn_nobody() -> None:
