@@ -30,6 +30,7 @@ __all__ = ["Place", "addresses", "eventually"]
 CONFIGURATION = """
 database = "{database}"
 broker = "embedded"
+{top}
 
 [[servers]]
 name = "primary"
@@ -49,6 +50,8 @@ connections = {connections}
 
 [delivery]
 {delivery}
+
+{tables}
 """
 
 BODY = "Dear {{ name }},\n\n" + "this is a line of the letter that everybody gets once.\n" * 20
@@ -82,6 +85,8 @@ class Place:
         connections: int = 10,
         delivery: str = "",
         rate: str = "",
+        top: str = "",
+        tables: str = "",
         body: str = BODY,
         server_options: Sequence[str] = (),
     ) -> None:
@@ -94,6 +99,7 @@ class Place:
         self._connections = connections
         self._delivery = delivery
         self._rate = rate
+        self._top, self._tables = top, tables
         self._body = body
         self.workers: list[subprocess.Popen[bytes]] = []
 
@@ -109,6 +115,8 @@ class Place:
                 connections=self._connections,
                 delivery=self._delivery,
                 rate=self._rate,
+                top=self._top,
+                tables=self._tables,
             )
         )
         self.settings: Settings = load_settings(self.config, {})
