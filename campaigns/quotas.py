@@ -16,6 +16,7 @@ from campaigns.units import Rate
 __all__ = ["Quotas", "Remembered"]
 
 DAY_SECONDS = 86400
+MOST_KNOWN = 10_000
 
 
 class Quotas:
@@ -24,6 +25,7 @@ class Quotas:
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
         self.settings = settings
         self._clock = clock
+        self._known: dict[tuple[str, str, int], tuple[Limit, ...]] = {}
 
     def __repr__(self) -> str:
         limited = [server.name for server in self.settings.servers if self.of_server(server.name)]
@@ -36,7 +38,14 @@ class Quotas:
 
     def of(self, server: str, domain: str) -> tuple[Limit, ...]:
         """All that a mail to that domain through that server has to keep to."""
-        return (*self.of_server(server), *self.of_domain(domain), *self.of_pair(server, domain))
+        key = (server, domain, int(self._clock() // DAY_SECONDS))
+        known = self._known.get(key)
+        if known is None:
+            if len(self._known) >= MOST_KNOWN:
+                self._known.clear()
+            known = (*self.of_server(server), *self.of_domain(domain), *self.of_pair(server, domain))
+            self._known[key] = known
+        return known
 
     def of_server(self, name: str) -> tuple[Limit, ...]:
         server = self.settings.server(name)

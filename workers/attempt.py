@@ -26,6 +26,7 @@ from workers.connections import ConnectionPool
 from workers.leases import Lease
 from workers.letters import Letter
 from workers.log_format import redacted_traceback
+from workers.pace import Hold
 from workers.services import Services
 from workers.smtp import STALE, Envelope, SmtpConnection, SmtpFailure
 from workers.wait import Wait
@@ -33,6 +34,9 @@ from workers.wait import Wait
 __all__ = ["Attempt", "Job"]
 
 log = logging.getLogger(__name__)
+
+ANOTHER_SECONDS = (0.3, 1.3)
+"""Mail that a full server holds is looked at again so soon, where there is another: it may go there."""
 
 DECLARED_DEAD = SmtpResult(
     phase=Phase.CONNECT,
@@ -80,6 +84,7 @@ class Attempt:
         self.token = ""
         """Of the trial that it is, if its server is on trial."""
         self._services = services
+        self._domain = ""
         self._stopping = False
         self._is_connecting = False
         self._broken_off_at: Phase | None = None
@@ -139,7 +144,8 @@ class Attempt:
         letter = await self._services.letters.of_campaign(self.job.campaign)
         if letter is None:
             return _ignored("no such campaign")
-        probe = await self._services.standing.admits(self.job.server, letter)
+        self._domain = await self._services.domain_of(self.job.delivery_id)
+        probe = await self._services.standing.admits(self.job.server, letter, self._domain)
         if probe is None:
             return await self._step_aside(letter, "server unavailable")
         self.token = probe.token
@@ -159,14 +165,18 @@ class Attempt:
         return await self._step_aside(letter, _text(DECLARED_DEAD))
 
     async def _with_probe(self, letter: Letter, probe: Probe) -> TaskResult | None:
-        await self._services.pace(self.job.server).turn()
+        hold = await self._services.pace.turn(self.job.server, self._domain, letter.stream)
+        if hold is not None:
+            return await self._come_back(letter, hold)
         self._started = time.monotonic()
         try:
             connection = await self._connect()
         except SmtpFailure as failure:
+            self._services.pace.give_back(self.job.server, self._domain)
             return await self._not_connected(letter, probe, failure.result)
         claim = await self._claim_for(connection)
         if claim is None:
+            self._services.pace.give_back(self.job.server, self._domain)
             return _ignored("not queued for this server any more")
         lease, claimed = claim
         result = await self._send_held(letter, connection, lease, claimed)
@@ -393,8 +403,22 @@ class Attempt:
 
     async def _step_aside(self, letter: Letter, why: str) -> TaskResult:
         """Give the mail, which was never claimed, to another server; where there is none, let it wait."""
-        other = self._services.standing.another(letter.stream, letter.sender, "", self.job.server)
+        other = self._another(letter)
         wait_seconds = 0.0 if other else self._services.standing.rest_seconds(letter.stream)
+        return await self._move(letter, other, wait_seconds, why)
+
+    async def _come_back(self, letter: Letter, hold: Hold) -> TaskResult:
+        """Let the mail, which was never claimed, wait; not for long, if another server may be free."""
+        wait_seconds = hold.wait_seconds
+        if hold.is_servers and self._another(letter):
+            wait_seconds = min(wait_seconds, random.uniform(*ANOTHER_SECONDS))  # noqa: S311 - jitter
+        return await self._move(letter, None, wait_seconds, hold.reason)
+
+    def _another(self, letter: Letter) -> str | None:
+        standing = self._services.standing
+        return standing.another(letter.stream, letter.sender, self._domain, self.job.server)
+
+    async def _move(self, letter: Letter, other: str | None, wait_seconds: float, why: str) -> TaskResult:
         moved = await self._services.group.submit(
             Move(
                 delivery_id=self.job.delivery_id,

@@ -15,16 +15,17 @@ from campaigns.group_commit import GroupCommit
 from campaigns.ledger import Ledger, Record, Renew
 from campaigns.limits import Limits
 from campaigns.queues import TaskResult, publish_deliveries
+from campaigns.quotas import Quotas, Remembered
 from campaigns.settings import Delivery, Settings
 from workers.connections import ConnectionPool
 from workers.deadlines import Deadlines
+from workers.domains import Domains
 from workers.journal import Journal
 from workers.leases import LeaseKeeper
 from workers.letters import Letters
 from workers.pace import Pace
 from workers.publisher import Publisher
 from workers.standing import Standing
-from workers.wait import AwakeClock
 
 __all__ = ["Services"]
 
@@ -53,14 +54,15 @@ class Services:
         self.letters = Letters(self.ledger)
         self.publisher = Publisher(partial(publish_deliveries, app))
         self.journal = Journal(settings.data_directory / "journal", owner)
-        self.awake = AwakeClock()
         self.outages = 0
         self.settling: set[asyncio.Task[TaskResult]] = set()
         self._kept = self._keeping = 0
         self._is_closing = False
-        self.limits = Limits(settings.state_url)
+        self.limits = Limits(settings.state_url, memory=Remembered(settings, self.ledger))
+        self.quotas = Quotas(settings)
+        self.pace = Pace(self.quotas, self.limits, self.standing.processes)
+        self._domains = Domains(self.ledger)
         self._pools: dict[str, ConnectionPool] = {}
-        self._paces: dict[str, Pace] = {}
         self._database_up = asyncio.Event()
         self._database_up.set()
         self._recovery: asyncio.Task[None] | None = None
@@ -84,17 +86,11 @@ class Services:
             )
         return self._pools[server_name]
 
-    def pace(self, server_name: str) -> Pace:
-        """The rate of a server, which its attempts wait for."""
-        if server_name not in self._paces:
-            rate = self.settings.server(server_name).rate
-            self._paces[server_name] = Pace(
-                server_name,
-                None if rate is None else rate.per_second,
-                self.limits,
-                lambda: self.standing.processes(server_name),
-            )
-        return self._paces[server_name]
+    async def domain_of(self, delivery_id: int) -> str:
+        """The recipient's domain, where it makes a difference. Raises DatabaseUnavailable."""
+        if not (self.quotas.has_domain_limits or self.standing.has_blocks):
+            return ""
+        return await self._domains.of(delivery_id)
 
     async def database_ready(self) -> None:
         """Returns once the database answers and the journal was replayed."""
@@ -137,6 +133,8 @@ class Services:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._recovery
         await asyncio.gather(*(pool.close_all() for pool in self.pools))
+        await self.pace.close()
+        await self._domains.close()
         await self.publisher.close()
         await self.group.close()
         self.journal.close()

@@ -40,9 +40,14 @@ class Standing:
     def __repr__(self) -> str:
         return f"<Standing of {self._fleet!r}>"
 
-    async def admits(self, server: str, letter: Letter) -> Probe | None:
+    @property
+    def has_blocks(self) -> bool:
+        """Whether a server is taken off any sender or domain."""
+        return self._fleet.has_blocks
+
+    async def admits(self, server: str, letter: Letter, domain: str = "") -> Probe | None:
         """Leave to hand the server one mail; None: not now. Give a probe back with `report` or `release`."""
-        if self._fleet.has_blocks and server in self._fleet.blocked(letter.stream, letter.sender, ""):
+        if self.has_blocks and server in self._fleet.blocked(letter.stream, letter.sender, domain):
             return None
         admitted = self._fleet.admits(server)
         if admitted is not None:

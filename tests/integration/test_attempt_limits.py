@@ -1,0 +1,120 @@
+"""A worker's attempts and the limits: what is full costs no attempt, no connection and no claim."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from campaigns.database import create_database
+from campaigns.demo.smtp_server import Misbehaviour, ScriptedSmtpServer
+from campaigns.fleet import Fleet
+from campaigns.health import HealthBoard
+from campaigns.ledger import Ledger
+from campaigns.queues import TaskResult, create_app
+from campaigns.settings import load_settings
+from tests.crowd import Crowd, new_recipients
+from workers.attempt import Attempt, Job
+from workers.services import Services
+
+CONFIGURATION = """
+database = "{database}"
+broker = "amqp://localhost:1//"
+[[servers]]
+name = "primary"
+url = "smtp://127.0.0.1:{port}"
+tls = "none"
+{limits}
+"""
+ONE_AN_HOUR = '[servers.domain_limits]\n"example.com" = "1/h"'
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[ScriptedSmtpServer]:
+    async with ScriptedSmtpServer(tmp_path / "accepted.jsonl") as server:
+        yield server
+
+
+@pytest.fixture
+async def make(
+    server: ScriptedSmtpServer, sqlite_url: str, tmp_path: Path
+) -> AsyncIterator[Callable[[str], Services]]:
+    made: list[Services] = []
+
+    def make(limits: str) -> Services:
+        file = tmp_path / "campaigns.toml"
+        text = CONFIGURATION.format(database=sqlite_url, port=server.port, limits=limits)
+        file.write_text(text, encoding="utf-8")
+        settings = load_settings(file, {})
+        database = create_database(settings.database)
+        fleet = Fleet(settings, Ledger(database), HealthBoard(settings.state_url))
+        made.append(Services(settings, create_app(settings), database, fleet, owner="worker-1"))
+        return made[-1]
+
+    yield make
+    for services in made:
+        await services.close()
+
+
+async def _attempt(services: Services, crowd: Crowd, number: int) -> TaskResult | None:
+    job = Job(campaign=crowd.name, delivery_id=crowd.ids[number], server="primary")
+    return await Attempt(job, services).run()
+
+
+async def test_mail_to_a_full_domain_goes_back_untouched_and_others_pass(
+    make: Callable[[str], Services], server: ScriptedSmtpServer
+) -> None:
+    services = make(ONE_AN_HOUR)
+    crowd, other = Crowd(services.ledger, 2), Crowd(services.ledger, 0)
+    services.ledger.add_recipients(other.campaign_id, new_recipients(1, domain="b.example"))
+    other.ids = [delivery.id for delivery in services.ledger.deliveries(other.name)]
+    crowd.queue()
+    other.queue()
+    assert (await _attempt(services, crowd, 0)).state == "SUCCESS"  # type: ignore[union-attr]
+    held = await _attempt(services, crowd, 1)
+    assert held is not None
+    assert held.state == "RETRY"
+    assert "the limit of 1/h to example.com through primary" in held.result
+    row = crowd.row(crowd.ids[1])
+    assert (row["state"], row["fence"], row["deferrals"]) == ("pending", 0, 0)
+    assert row["next_attempt_at"] > services.ledger.now() + 30
+    assert len(crowd.attempts()) == 1
+    assert (await _attempt(services, other, 0)).state == "SUCCESS"  # type: ignore[union-attr]
+
+
+async def test_a_full_limit_opens_no_connection(
+    make: Callable[[str], Services], server: ScriptedSmtpServer
+) -> None:
+    services = make("[servers.warm_up]\nstart = 2099-01-01\nper_day = [10]")
+    crowd = Crowd(services.ledger, 3)
+    crowd.queue()
+    results = await asyncio.gather(*(_attempt(services, crowd, number) for number in range(3)))
+    assert all(result is not None and "warm-up, 0 today" in result.result for result in results)
+    assert "0 idle, 0 busy" in repr(services.pool("primary"))
+    assert crowd.attempts() == []
+
+
+async def test_a_message_too_many_uses_up_nothing(make: Callable[[str], Services]) -> None:
+    services = make('limits = ["1/h"]')
+    crowd = Crowd(services.ledger, 1)
+    ignored = await _attempt(services, crowd, 0)
+    assert ignored is not None
+    assert ignored.state == "IGNORED"
+    crowd.queue()
+    await asyncio.sleep(0.1)
+    assert (await _attempt(services, crowd, 0)).state == "SUCCESS"  # type: ignore[union-attr]
+
+
+async def test_a_server_that_cannot_be_reached_uses_up_nothing(
+    make: Callable[[str], Services], server: ScriptedSmtpServer
+) -> None:
+    services = make('limits = ["1/h"]')
+    crowd = Crowd(services.ledger, 2)
+    crowd.queue()
+    server.script.set(Misbehaviour(phase="greeting", action="reply", reply="421 4.3.2 not now"))
+    await _attempt(services, crowd, 0)
+    server.script.clear()
+    await asyncio.sleep(0.1)
+    assert (await _attempt(services, crowd, 1)).state == "SUCCESS"  # type: ignore[union-attr]
