@@ -26,6 +26,7 @@ from workers.letters import Letters
 from workers.pace import Pace
 from workers.publisher import Publisher
 from workers.standing import Standing
+from workers.wait import AwakeClock
 
 __all__ = ["Services"]
 
@@ -54,6 +55,7 @@ class Services:
         self.letters = Letters(self.ledger)
         self.publisher = Publisher(partial(publish_deliveries, app))
         self.journal = Journal(settings.data_directory / "journal", owner)
+        self.awake = AwakeClock()
         self.outages = 0
         self.settling: set[asyncio.Task[TaskResult]] = set()
         self._kept = self._keeping = 0
