@@ -118,8 +118,15 @@ class EmbeddedBroker:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        self.remove_socket()
+
+    def remove_socket(self) -> None:
+        """Remove the socket of a server that has ended, and the directory that was made for it alone."""
         with contextlib.suppress(FileNotFoundError):
             self.socket.unlink()
+        if self.socket.parent != self.directory.parent:
+            with contextlib.suppress(OSError):  # there is something else in it: it was not for us alone
+                self.socket.parent.rmdir()
 
     def kill(self) -> None:
         """SIGKILL: for tests and demonstrations of what a crash costs."""

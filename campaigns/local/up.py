@@ -51,7 +51,11 @@ def run_up(
             flower_port=_free_port(FLOWER_PORT) if flower else None,
             log_level=log_level,
         )
-        asyncio.run(_Up(plan, database, say).run())
+        try:
+            asyncio.run(_Up(plan, database, say).run())
+        finally:
+            if settings.embedded:
+                EmbeddedBroker.of(settings).remove_socket()
 
 
 @contextlib.contextmanager

@@ -132,6 +132,7 @@ class Place:
         for worker in self.workers:
             self.kill(worker)
         self.broker.kill()
+        self.broker.remove_socket()
         self.primary.kill()
         self.secondary.kill()
         self.database.close()

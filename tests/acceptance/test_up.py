@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from campaigns.settings import load_settings
+
 COMMAND = [str(Path(sys.executable).parent / "campaigns"), "up"]
 CONFIGURATION = """
 database = "sqlite:///campaigns.db"
@@ -64,12 +66,20 @@ class Up:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    (tmp_path / "campaigns.toml").write_text(CONFIGURATION)
+def folder(tmp_path: Path) -> Path:
+    """Its path is too long for a unix socket."""
+    folder = tmp_path / ("a-long-name-" * 10)
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def start(folder: Path) -> Iterator[Start]:
+    (folder / "campaigns.toml").write_text(CONFIGURATION)
     started: list[Up] = []
 
     def starting(*options: str) -> Up:
-        started.append(Up(tmp_path, *options))
+        started.append(Up(folder, *options))
         return started[-1]
 
     yield starting
@@ -85,7 +95,8 @@ def until_gone(processes: list[psutil.Process]) -> None:
         time.sleep(0.05)
 
 
-def test_it_can_be_killed_and_started_again_but_not_started_twice(start: Start):
+def test_it_can_be_killed_and_started_again_but_not_started_twice(start: Start, folder: Path):
+    socket = load_settings(folder / "campaigns.toml", {}).broker_socket
     first = start()
     first.until("ready:")
     family = first.family()
@@ -104,6 +115,7 @@ def test_it_can_be_killed_and_started_again_but_not_started_twice(start: Start):
     family = third.family()
     assert third.end(signal.SIGINT) == 0
     until_gone(family)
+    assert folder not in socket.parents and not socket.parent.exists()
     assert not [line for line in third.said if "Traceback" in line]
 
 

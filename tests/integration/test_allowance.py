@@ -68,7 +68,7 @@ class Bench:
     def close(self) -> None:
         self.allowance.close()
         self.limits.close()
-        self.broker.kill()
+        self.broker.stop()
 
 
 @pytest.fixture

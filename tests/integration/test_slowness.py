@@ -107,7 +107,7 @@ async def bench(ledger: Ledger, database_url: str, tmp_path: Path) -> AsyncItera
         yield make
         for services, broker in made:
             await services.close()
-            broker.kill()
+            broker.stop()
 
 
 @pytest.mark.parametrize("phase", ["greeting", "ehlo", "mail", "rcpt", "data"])

@@ -62,7 +62,7 @@ def bench(ledger: Ledger, database_url: str, tmp_path: Path) -> Iterator[Bench]:
     sweeper = Sweeper(ledger, create_app(settings), settings, fleet, monotonic=lambda: now[0])
     yield Bench(settings=settings, ledger=ledger, fleet=fleet, sweeper=sweeper, now=now)
     fleet.board.close()
-    broker.kill()
+    broker.stop()
 
 
 def publish_all(bench: Bench, crowd: Crowd) -> None:
