@@ -15,7 +15,7 @@ from campaigns.breaker import Fault
 from campaigns.errors import DatabaseUnavailable
 from campaigns.health import Change, HealthBoard, ServerHealth
 from campaigns.ledger import DeadServer, Ledger, ModeRecord, StandbyRecord
-from campaigns.settings import Server, Settings
+from campaigns.settings import BUILT_IN_STREAMS, Server, Settings
 
 __all__ = ["READER_SECONDS", "Fleet", "Readers"]
 
@@ -207,6 +207,18 @@ class Fleet:
             or (read and name not in read)
             or self.mode(name) == "closed"
             or not self.is_started(name)
+        )
+
+    def is_needed(self, server: str) -> bool:
+        """Whether mail may go out through it now: not while it is closed or not started, nor while it is cold
+        and hot ones take the mail."""
+        if self.mode(server) == "closed" or not self.is_started(server):
+            return False
+        streams = {*BUILT_IN_STREAMS, *self.settings.streams}
+        return (
+            self.mode(server) == "drained"
+            or any(self.weight(server, stream) > 0 for stream in streams)
+            or any(server in (*self.usable(stream), *self.probing(stream)) for stream in streams)
         )
 
     def _is_open_for_all(self, server: str) -> bool:

@@ -192,6 +192,11 @@ class ConnectionPool:
         self._idle = kept
         await asyncio.gather(*(connection.close() for _, connection in gone))
 
+    async def close_idle(self) -> None:
+        """Close what is idle: nothing more is to be sent there for now."""
+        gone, self._idle = self._idle, []
+        await asyncio.gather(*(connection.close() for _, connection in gone))
+
     async def close_all(self) -> None:
         """Close what is idle; what is busy is closed at its release. Waiters get SmtpFailure (SHUTDOWN)."""
         self._is_closed = True

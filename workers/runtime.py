@@ -19,13 +19,16 @@ from campaigns.errors import CampaignsError, DatabaseUnavailable
 from campaigns.fleet import Fleet
 from campaigns.health import HealthBoard
 from campaigns.ledger import Ledger
+from campaigns.probing import Prober
 from campaigns.producer import Producer
 from campaigns.queues import TaskResult
 from campaigns.settings import Settings
+from campaigns.standby import StandbyKeeper
 from campaigns.sweep import Sweeper
 from workers.alerting import alertings
 from workers.attempt import Attempt, Job
 from workers.load import LoadMeter
+from workers.own_thread import in_own_thread
 from workers.services import Services
 from workers.slowness import Slowness
 
@@ -48,6 +51,10 @@ ALERT_SECONDS = 1.0
 JOURNAL_SECONDS = 30.0
 """How often the journals of workers that died are looked for."""
 DRILL_SECONDS = 60.0
+PROBE_LOOK_SECONDS = 2.0
+STANDBY_SECONDS = 1.0
+STANDBY_END_SECONDS = 10.0
+"""At the end: how long a standby's command may take to be ended, and its turn to be given back."""
 
 
 class Runtime:
@@ -65,6 +72,8 @@ class Runtime:
         self.producer = Producer(ledger, app, settings, fleet)
         self.sweeper = Sweeper(ledger, app, settings, fleet)
         self.services = Services(settings, app, database, fleet, owner=self.owner)
+        self.prober = Prober(fleet)
+        self.standbys = StandbyKeeper(fleet, owner=self.owner)
         self._alertings = alertings(settings.alerts, ledger)
         self._running: set[Attempt] = set()
         self._slowness = Slowness(self._running, self.services)
@@ -95,6 +104,8 @@ class Runtime:
                 self._every(SWEEP_SECONDS, self.sweep),
                 self._every(JOURNAL_SECONDS, self.services.replay_journal),
                 self._every(DRILL_SECONDS, self._look_at_drills),
+                self._every(PROBE_LOOK_SECONDS, self._probe),
+                *([self._every(STANDBY_SECONDS, self._look_after_standbys)] if self.standbys.servers else []),
                 *(self._every(ALERT_SECONDS, channel.turn) for channel in self._alertings),
             )
         ]
@@ -119,6 +130,7 @@ class Runtime:
     async def stop(self) -> None:
         """Warm shutdown: what is before the dot is abandoned, and free at once; the rest gets its grace."""
         self._stopping = True
+        self.standbys.stop()
         for attempt in tuple(self._running):
             attempt.stop()
         await self._drain(self.settings.delivery.shutdown_seconds)
@@ -128,6 +140,7 @@ class Runtime:
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
+        await asyncio.to_thread(self.standbys.wait_until_at_rest, STANDBY_END_SECONDS)
         with contextlib.suppress(CampaignsError):
             await asyncio.to_thread(self.services.ledger.forget_worker, self.owner)
         await self.services.close()
@@ -171,11 +184,19 @@ class Runtime:
             self.services.database_lost()
             await self.services.database_ready()
 
+    async def _probe(self) -> None:
+        await in_own_thread(self.prober.run_once, name="prober")
+
+    async def _look_after_standbys(self) -> None:
+        await in_own_thread(self.standbys.run_once, name="standby")
+
     async def _look_at_health(self) -> None:
         await self.services.standing.refresh()
         for pool in self.services.pools:
             self._load.look(pool.server_name, pool.busy_count, pool.size)
             await pool.close_expired()
+            if not self.services.standing.is_needed(pool.server_name):
+                await pool.close_idle()
 
     async def _look_at_drills(self) -> None:
         await asyncio.to_thread(remind_of_drills, self.settings, self.services.ledger)

@@ -127,6 +127,10 @@ class Standing:
         usable = self._fleet.usable(stream, sender, domain, without=server)
         return usable[0] if usable else None
 
+    def is_needed(self, server: str) -> bool:
+        """Whether mail may go out through it now."""
+        return self._fleet.is_needed(server)
+
     def rest_seconds(self, stream: str) -> float:
         return self._fleet.rest_seconds(stream)
 

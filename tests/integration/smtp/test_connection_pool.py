@@ -282,3 +282,17 @@ async def test_closing_ends_what_is_idle_refuses_who_waits_and_lets_the_busy_fin
     await pool.close_all()
     await eventually(lambda: not server.sessions)
     assert server.stats["commands.quit"] == 2
+
+
+async def test_a_server_that_is_not_needed_keeps_no_idle_connection(
+    server: ScriptedSmtpServer, make_pool: MakePool
+) -> None:
+    pool = make_pool(size=3)
+    first, second = await pool.acquire(), await pool.acquire()
+    pool.release(first)
+    await pool.close_idle()
+    assert repr(pool) == "<ConnectionPool primary: 0 idle, 1 busy, 0 at the dot>"
+    await eventually(lambda: server.stats["commands.quit"] == 1)
+    assert (await Trial().over(second)).ok
+    pool.release(second)
+    assert (await pool.acquire()) is second
