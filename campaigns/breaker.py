@@ -26,6 +26,7 @@ JITTER = 0.2
 STALL_SECONDS = 2.0
 """From this wait on a fault may show that nothing goes through at all; refusals are faster."""
 FAULTS_OF_A_STALL = 2
+MANY_MAILS = 500
 NOTHING_YET = Tally()
 WHOLE = -1
 """The step of a server that has all of its share."""
@@ -65,7 +66,7 @@ class Breaker:
 
     `openings` and `setbacks` (faults that cost a step of the way back) in a row decide the cool-down. `probe`
     names the one mail that is under way while half-open, `passed` counts those that went through. `step` is
-    an index of the policy's `failback_percent`, begun at `step_since`; `has_worked`: mail went through in it.
+    an index of the policy's `failback_percent`, begun at `step_since`; `step_worked` mails went through in it.
     """
 
     state: BreakerState = BreakerState.CLOSED
@@ -83,7 +84,7 @@ class Breaker:
     passed: int = 0
     step: int = WHOLE
     step_since: float = 0.0
-    has_worked: bool = False
+    step_worked: int = 0
     full_from: float = 0.0
     full_until: float = 0.0
     full_reason: str = ""
@@ -134,19 +135,24 @@ class Breaker:
         return replace(self, state=BreakerState.HALF_OPEN, since=since, reason="cool-down is over")
 
     def _further(self, now: float, policy: BreakerPolicy) -> Breaker:
-        if not self.is_coming_back(policy) or not self.has_worked:
+        if not self.is_coming_back(policy) or not self.step_worked:
             return self
         if 0 <= now - self.step_since < self._step_seconds(policy):
             return self
         last = self.step + 1 >= len(policy.failback_percent) - 1
         step = WHOLE if last else self.step + 1
         reason = f"mail goes through at {self.percent(policy)} %"
-        return replace(self, step=step, step_since=now, has_worked=False, reason=reason)
+        return replace(self, step=step, step_since=now, step_worked=0, reason=reason)
 
     def _step_seconds(self, policy: BreakerPolicy) -> float:
-        """Longer after each setback, so that a server which fails now and then does not go to and fro."""
+        """Much longer after each setback, so that a server which fails now and then does not go to and fro.
+
+        Very many mails without a fault are as good as a long time: a fault in thousands keeps nobody down.
+        """
+        if self.step_worked >= MANY_MAILS:
+            return policy.failback_seconds
         longest = max(policy.longest_cool_down_seconds, policy.failback_seconds)
-        return float(min(policy.failback_seconds * 2.0 ** min(self.setbacks, 30), longest))
+        return float(min(policy.failback_seconds * 4.0 ** min(self.setbacks, 15), longest))
 
     def eased(self, policy: BreakerPolicy) -> Breaker:
         """While no server takes mail a long cool-down helps nobody: the first one's length is enough."""
@@ -212,7 +218,7 @@ class Breaker:
             self,
             step=self.step - 1,
             step_since=now,
-            has_worked=False,
+            step_worked=0,
             setbacks=self.setbacks + 1,
             reason=f"a fault: {reason}",
         )
@@ -258,7 +264,14 @@ class Breaker:
             return self
         tally = self.tally.plus(now, policy.window_seconds, good=count)
         worked_at = max(min(self.worked_at, now), now - seconds_ago)
-        return replace(self, faults=0, failed_checks=0, worked_at=worked_at, has_worked=True, tally=tally)
+        return replace(
+            self,
+            faults=0,
+            failed_checks=0,
+            worked_at=worked_at,
+            step_worked=min(self.step_worked + count, MANY_MAILS),
+            tally=tally,
+        )
 
     def _passed(self, token: str, now: float, policy: BreakerPolicy) -> Breaker:
         passed = self.released(token)
@@ -280,7 +293,7 @@ class Breaker:
             passed=0,
             step=0 if percent < 100 else WHOLE,
             step_since=now,
-            has_worked=False,
+            step_worked=0,
             tally=NOTHING_YET,
         )
 

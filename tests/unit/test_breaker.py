@@ -190,8 +190,9 @@ def test_a_fault_costs_a_step_and_makes_the_next_ones_longer() -> None:
     at_25 = faulted(at_50, 1, NOW + 11)
     assert (at_25.percent(POLICY), at_25.reason) == (25, "a fault: refused")
     at_25 = worked(at_25, NOW + 12)
-    assert at_25.at(NOW + 11 + 9.9, POLICY).percent(POLICY) == 25
-    assert at_25.at(NOW + 11 + 10, POLICY).percent(POLICY) == 50
+    assert at_25.at(NOW + 11 + 19.9, POLICY).percent(POLICY) == 25
+    assert at_25.at(NOW + 11 + 20, POLICY).percent(POLICY) == 50
+    assert worked(at_25, NOW + 15, 499).at(NOW + 11 + 5, POLICY).percent(POLICY) == 50, "so many do it sooner"
 
 
 def test_faults_of_mails_that_were_begun_together_cost_one_step() -> None:
