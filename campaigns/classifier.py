@@ -108,6 +108,8 @@ WAIT = re.compile(
     re.IGNORECASE,
 )
 
+COME_AGAIN = re.compile(r"\b(?:try|retry|again|back|wait)\b.{0,20}\d", re.IGNORECASE)
+
 
 def classify(result: SmtpResult) -> Classification:
     """Say what one attempt came to. Total: every result has an answer, and only an `ok` one is SENT."""
@@ -154,7 +156,7 @@ def by_reply(phase: Phase, reply: Reply | None) -> Classification:
     for rule in load_rules():
         if rule.matches(phase, reply, text):
             return by_rule(rule, reply)
-    return by_enhanced_status(phase, reply) or by_basic_code(phase, reply)
+    return asked_to_wait(phase, reply) or by_enhanced_status(phase, reply) or by_basic_code(phase, reply)
 
 
 def flat(text: str) -> str:
@@ -170,6 +172,16 @@ def by_rule(rule: Rule, reply: Reply) -> Classification:
         wait_seconds=stated_wait(reply.text) or rule.wait_seconds,
         counts_against_server=rule.counts_against_server,
     )
+
+
+def asked_to_wait(phase: Phase, reply: Reply) -> Classification | None:
+    """Before a recipient was named, a server that says when to come again means all of our mail."""
+    if reply.code >= 500 or phase not in SETTING_UP | {Phase.MAIL} or not COME_AGAIN.search(flat(reply.text)):
+        return None
+    wait_seconds = stated_wait(reply.text)
+    if wait_seconds is None:
+        return None
+    return judged(Outcome.FULL, Scope.SERVER, f"asked-to-wait-{phase}", wait_seconds)
 
 
 def by_enhanced_status(phase: Phase, reply: Reply) -> Classification | None:

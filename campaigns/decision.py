@@ -23,6 +23,8 @@ POLICY_DOMAINS = 3
 """So many distinct recipient domains make a refusal ours and not an odd receiver's."""
 SENDER_BLOCK_SECONDS = 3600.0
 DOMAIN_BLOCK_SECONDS = 4 * 3600.0
+THROTTLED_SECONDS = 300.0
+"""How long a domain takes no more from a server when it does not say."""
 
 
 class DeliveryRules(Protocol):
@@ -103,7 +105,7 @@ def decide(  # noqa: PLR0911 - one line per outcome
         case Outcome.UNREACHABLE:
             return unreachable(facts, random)
         case Outcome.FULL:
-            return full(classification, facts, random)
+            return full(classification, facts, now, random)
         case Outcome.POLICY:
             return policy(classification, facts, now, random)
         case Outcome.UNCERTAIN:
@@ -132,7 +134,10 @@ def jittered(seconds: float, random: Random) -> float:
 def deferred(
     classification: Classification, facts: Facts, delivery: DeliveryRules, now: float, random: Random
 ) -> Decision:
-    """The same server again, later: greylisting remembers who asked."""
+    """The same server again, later: greylisting remembers who asked.
+
+    A domain that takes no more from this server for now gets none from it until then.
+    """
     if is_given_up(facts, delivery, now):
         return failed()
     wait_seconds = max(backoff_seconds(facts.deferrals, delivery), classification.wait_seconds or 0.0)
@@ -141,6 +146,7 @@ def deferred(
         to_server=facts.server,
         wait_seconds=jittered(wait_seconds, random),
         deferral=True,
+        block=throttled(classification, facts, now) if of_a_domain(classification, facts) else None,
     )
 
 
@@ -170,11 +176,31 @@ def brake(facts: Facts) -> float:
     return 0.0 if beyond <= 0 else min(2.0 ** min(beyond, 10), LONGEST_BRAKE_SECONDS)
 
 
-def full(classification: Classification, facts: Facts, random: Random) -> Decision:
+def full(classification: Classification, facts: Facts, now: float, random: Random) -> Decision:
+    """Through another at once, if one may take it. Full is the server, or the server for this domain."""
     full_seconds = classification.wait_seconds or FULL_SECONDS
+    for_domain = of_a_domain(classification, facts)
+    block = throttled(classification, facts, now) if for_domain else None
+    told_seconds = None if for_domain else full_seconds
     if facts.usable_servers:
-        return Decision(to=State.QUEUED, to_server=facts.usable_servers[0], full_seconds=full_seconds)
-    return Decision(to=State.PENDING, wait_seconds=jittered(full_seconds, random), full_seconds=full_seconds)
+        return Decision(
+            to=State.QUEUED, to_server=facts.usable_servers[0], block=block, full_seconds=told_seconds
+        )
+    wait_seconds = jittered(full_seconds, random)
+    return Decision(to=State.PENDING, wait_seconds=wait_seconds, block=block, full_seconds=told_seconds)
+
+
+def of_a_domain(classification: Classification, facts: Facts) -> bool:
+    return classification.scope is Scope.SERVER_DOMAIN and bool(facts.domain)
+
+
+def throttled(classification: Classification, facts: Facts, now: float) -> Block:
+    return Block(
+        server=facts.server,
+        domain=facts.domain,
+        until=now + (classification.wait_seconds or THROTTLED_SECONDS),
+        reason=f"takes no more for now ({classification.rule})",
+    )
 
 
 def policy(classification: Classification, facts: Facts, now: float, random: Random) -> Decision:

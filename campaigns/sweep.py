@@ -63,6 +63,7 @@ class Sweeper:
         self._end_leases()
         for name in self._ledger.finish_idle():
             self._record(name, Status.RUNNING, Status.FINISHED, "nobody waits any more")
+        self._ledger.end_blocks()
         self._ledger.forget_workers(20 * READER_SECONDS)
         self._fleet.refresh()
         for server in (*self._fleet.unavailable(), *self._unknown()):

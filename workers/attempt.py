@@ -13,8 +13,8 @@ import time
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from campaigns.classifier import Classification, classify
-from campaigns.decision import Decision, decide
+from campaigns.classifier import Classification, Outcome, classify
+from campaigns.decision import FULL_SECONDS, Decision, decide
 from campaigns.errors import DatabaseUnavailable
 from campaigns.health import Probe
 from campaigns.ledger import Claim, Claimed, CommitPoint, DeadServer, Move, QueuedDelivery, Record, Recorded
@@ -344,7 +344,7 @@ class Attempt:
                 log.exception("an outcome was refused by the ledger", extra=self.job.fields)
             await services.keep(record)
             return _task_result(decision, f"{classification.outcome} (journaled)")
-        await services.standing.carry_out(letter, decision, self.job.server)
+        await services.standing.carry_out(letter, decision, self.job.server, text)
         if isinstance(recorded, Recorded) and recorded.state is State.QUEUED and recorded.server:
             services.publisher.pass_on(self._passed_to(letter, recorded.server))
         return _task_result(decision, f"{classification.outcome} {text}".strip())
@@ -398,7 +398,11 @@ class Attempt:
     async def _not_connected(self, letter: Letter, probe: Probe, result: SmtpResult) -> TaskResult | None:
         if result.stop is Stop.SHUTDOWN:
             return None
-        await self._report(probe, classify(result), _text(result))
+        classification = classify(result)
+        await self._report(probe, classification, _text(result))
+        if classification.outcome is Outcome.FULL:
+            seconds = classification.wait_seconds or FULL_SECONDS
+            await self._services.standing.fill(self.job.server, seconds, _text(result))
         return await self._step_aside(letter, _text(result))
 
     async def _step_aside(self, letter: Letter, why: str) -> TaskResult:

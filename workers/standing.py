@@ -171,10 +171,14 @@ class Standing:
             return frozenset(), {}
         return frozenset(refusers), domains
 
-    async def carry_out(self, letter: Letter, decision: Decision, server: str) -> None:
+    async def fill(self, server: str, seconds: float, reason: str) -> None:
+        """The server takes no more for so long: it said so."""
+        await self._in_thread(partial(self._fleet.board.set_full_for, server, seconds, reason))
+
+    async def carry_out(self, letter: Letter, decision: Decision, server: str, reason: str = "") -> None:
         """What a decision means for others than its delivery: a full server, a block, a pause."""
         if decision.full_seconds is not None:
-            await self._in_thread(partial(self._fleet.board.set_full_for, server, decision.full_seconds))
+            await self.fill(server, decision.full_seconds, reason)
         if decision.block is not None or decision.pause_reason is not None:
             try:
                 await self._in_thread(partial(self._write_down, letter, decision))

@@ -24,6 +24,15 @@ _BLOCK = """
 INSERT INTO block (server, sender, domain, until, reason, created_at)
 VALUES (:server, :sender, :domain, :until, :reason, {clock})
 """
+_LOCK_BLOCKS = "LOCK TABLE block IN SHARE ROW EXCLUSIVE MODE"
+_PROLONG = """
+UPDATE block SET until = CASE WHEN until < :until THEN :until ELSE until END
+ WHERE server = :server AND (until IS NULL OR until > {clock})
+   AND COALESCE(sender, '') = COALESCE(CAST(:sender AS text), '')
+   AND COALESCE(domain, '') = COALESCE(CAST(:domain AS text), '')
+"""
+_ANY_ENDED = "SELECT 1 FROM block WHERE until <= {clock} LIMIT 1"
+_END_BLOCKS = "DELETE FROM block WHERE until <= {clock} RETURNING server, domain"
 _BLOCKS = """
 SELECT id, server, sender, domain, until, reason, created_at FROM block
  WHERE until IS NULL OR until > {clock} ORDER BY id
@@ -120,12 +129,40 @@ class Events(LedgerPart):
         domain: str | None = None,
         until: float | None = None,
         reason: str,
-    ) -> None:
-        """Take a server off a sender or a recipient domain until then (epoch seconds; None: for good)."""
+    ) -> bool:
+        """Take a server off a sender or a recipient domain until then (epoch seconds; None: for good).
+
+        One that holds already is prolonged. Returns whether it is new; of a domain that is an event.
+        """
         values = {"server": server, "sender": sender, "domain": domain, "until": until}
         with self.database.write() as connection:
+            if self.database.dialect == "postgresql":
+                connection.execute(statement(_LOCK_BLOCKS))  # two at once must not both be the first
+            if connection.execute(statement(_PROLONG.format(clock=self._clock_sql)), values).rowcount:
+                return False
             sql = statement(_BLOCK.format(clock=self._clock_sql))
             connection.execute(sql, values | {"reason": clean(reason)})
+            if domain is not None:
+                said = f"{domain}: {reason}"
+                insert_event(
+                    connection, "limit", server=server, from_state="open", to_state="full", reason=said
+                )
+        return True
+
+    def end_blocks(self) -> int:
+        """Forget the blocks whose time is over; how many. Of a domain that is an event, once."""
+        with self.database.read() as connection:
+            if connection.execute(statement(_ANY_ENDED.format(clock=self._clock_sql))).first() is None:
+                return 0
+        with self.database.write() as connection:
+            ended = connection.execute(statement(_END_BLOCKS.format(clock=self._clock_sql))).all()
+            for server, domain in ended:
+                if domain is not None:
+                    said = f"{domain}: the time is over"
+                    insert_event(
+                        connection, "limit", server=server, from_state="full", to_state="open", reason=said
+                    )
+        return len(ended)
 
     def blocks(self) -> list[BlockRecord]:
         """The blocks that hold now."""

@@ -118,3 +118,39 @@ async def test_a_server_that_cannot_be_reached_uses_up_nothing(
     server.script.clear()
     await asyncio.sleep(0.1)
     assert (await _attempt(services, crowd, 1)).state == "SUCCESS"  # type: ignore[union-attr]
+
+
+async def test_a_domain_that_is_throttled_gets_no_more_from_this_server_for_now(
+    make: Callable[[str], Services], server: ScriptedSmtpServer
+) -> None:
+    services = make("")
+    crowd = Crowd(services.ledger, 2)
+    crowd.queue()
+    reply = "450 4.7.1 Rate limit for your address, try again in 40 minutes"
+    server.script.set(Misbehaviour(phase="rcpt", action="reply", reply=reply))
+    await _attempt(services, crowd, 0)
+    (block,) = services.ledger.blocks()
+    assert (block.server, block.domain) == ("primary", "example.com")
+    assert block.until == pytest.approx(services.ledger.now() + 2400, abs=30)
+    server.script.clear()
+    held = await _attempt(services, crowd, 1)
+    assert held is not None
+    assert held.state == "RETRY"
+    assert len(crowd.attempts()) == 1
+    (event,) = services.ledger.events()
+    assert (event.kind, event.server, event.to_state) == ("limit", "primary", "full")
+
+
+async def test_a_server_that_is_full_in_its_greeting_is_left_alone_for_as_long_as_it_says(
+    make: Callable[[str], Services], server: ScriptedSmtpServer
+) -> None:
+    services = make("")
+    crowd = Crowd(services.ledger, 1)
+    crowd.queue()
+    reply = "421 4.7.0 busy, try again in 50 seconds"
+    server.script.set(Misbehaviour(phase="greeting", action="reply", reply=reply))
+    await _attempt(services, crowd, 0)
+    health = services.standing._fleet.board.snapshot()["primary"]
+    assert health.is_full
+    assert health.rest_seconds == pytest.approx(50, abs=5)
+    assert health.state == "closed"

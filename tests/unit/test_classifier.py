@@ -272,3 +272,27 @@ def test_a_server_that_ends_an_old_connection_is_not_ill() -> None:
 def test_an_attempt_keeps_whom_a_refusal_by_policy_was_meant_for(scope: Scope, kept: str) -> None:
     assert Classification(outcome=Outcome.POLICY, scope=scope, rule="x").recorded_as == kept
     assert Classification(outcome=Outcome.DEFERRED, scope=scope, rule="x").recorded_as == "deferred"
+
+
+@pytest.mark.parametrize(
+    ("phase", "line", "outcome", "scope", "wait_seconds"),
+    [
+        ("rcpt", "454 4.7.0 Throttled, try again later", Outcome.FULL, Scope.SERVER, 60),
+        ("mail", "454 4.7.1 Rate exceeded", Outcome.FULL, Scope.SERVER, 60),
+        ("rcpt", "451 4.7.1 Throttled: retry in 90 seconds", Outcome.FULL, Scope.SERVER, 90),
+        ("rcpt", "452 4.5.3 Too many recipients", Outcome.FULL, Scope.SERVER, 60),
+        ("auth", "454 4.7.0 Too many login attempts, please try again later", Outcome.FULL, Scope.SERVER, 60),
+        ("greeting", "421 4.7.0 try again in 20 seconds", Outcome.FULL, Scope.SERVER, 20),
+        ("mail", "451 4.3.2 busy, please wait 2 minutes", Outcome.FULL, Scope.SERVER, 120),
+        ("greeting", "421 4.4.2 timeout after 30 seconds", Outcome.UNREACHABLE, Scope.SERVER, None),
+        ("auth", "454 4.7.0 Temporary authentication failure", Outcome.UNREACHABLE, Scope.SERVER, None),
+        ("rcpt", "451 Try again in 120 seconds", Outcome.DEFERRED, Scope.RECIPIENT, 120),
+        ("rcpt", "450 4.7.1 Rate limit, try again in 30 seconds", Outcome.DEFERRED, Scope.SERVER_DOMAIN, 30),
+    ],
+)
+def test_what_means_full_says_what_is_full_and_for_how_long(
+    phase: str, line: str, outcome: Outcome, scope: Scope, wait_seconds: float | None
+) -> None:
+    result = SmtpResult(phase=Phase(phase), reply=read_reply(line), fault=None, dot_sent=False, stop=None)
+    judged = classify(result)
+    assert (judged.outcome, judged.scope, judged.wait_seconds) == (outcome, scope, wait_seconds)

@@ -279,3 +279,24 @@ def test_everything_has_one_decision_that_the_state_machine_allows(
     assert decision.deferral <= (classification.outcome is Outcome.DEFERRED)
     assert (decision.task_state == "success") == (decision.to is State.SENT)
     assert (decision.task_state == "failure") == (decision.to in {State.FAILED, State.UNCERTAIN})
+
+
+def test_a_domain_that_takes_no_more_for_now_gets_none_from_this_server_until_then() -> None:
+    classification = known(Outcome.DEFERRED, Scope.SERVER_DOMAIN, wait_seconds=400.0)
+    decision = decided(classification, facts())
+    assert decision.block is not None
+    assert (decision.block.server, decision.block.domain) == ("primary", "example.com")
+    assert decision.block.until == NOW + 400
+    assert (decision.to, decision.to_server, decision.deferral) == (State.PENDING, "primary", True)
+
+
+def test_a_server_that_is_full_for_one_domain_is_not_full_for_the_others() -> None:
+    decision = decided(known(Outcome.FULL, Scope.SERVER_DOMAIN), facts())
+    assert decision.full_seconds is None
+    assert decision.block is not None
+    assert decision.block.domain == "example.com"
+    assert decision.to is State.QUEUED
+
+
+def test_an_ordinary_deferral_blocks_nothing() -> None:
+    assert decided(known(Outcome.DEFERRED, Scope.RECIPIENT), facts()).block is None

@@ -195,6 +195,31 @@ def test_a_block_holds_until_its_time(ledger: Ledger) -> None:
     assert ledger.remove_blocks("secondary") == 1
 
 
+def test_a_block_that_holds_already_is_prolonged(ledger: Ledger) -> None:
+    until = ledger.now() + 60
+    assert ledger.add_block("primary", domain="a.example", reason="full", until=until)
+    assert not ledger.add_block("primary", domain="a.example", reason="full", until=until + 60)
+    assert not ledger.add_block("primary", domain="a.example", reason="full", until=until - 30)
+    assert ledger.add_block("primary", domain="b.example", reason="full", until=until)
+    assert ledger.add_block("secondary", domain="a.example", reason="full", until=until)
+    first = ledger.blocks()[0]
+    assert (first.domain, first.until) == ("a.example", pytest.approx(until + 60))
+
+
+def test_a_block_of_a_domain_is_an_event_and_so_is_its_end(ledger: Ledger) -> None:
+    ledger.add_block("primary", sender="a@b.example", reason="SPF", until=ledger.now() - 1)
+    for _ in range(2):
+        ledger.add_block("primary", domain="a.example", reason="takes no more", until=ledger.now() + 0.5)
+    assert ledger.end_blocks() == 1
+    eventually(lambda: ledger.end_blocks() == 1)
+    assert ledger.end_blocks() == 0
+    told = [(one.kind, one.server, one.from_state, one.to_state, one.reason) for one in ledger.events()]
+    assert told == [
+        ("limit", "primary", "open", "full", "a.example: takes no more"),
+        ("limit", "primary", "full", "open", "a.example: the time is over"),
+    ]
+
+
 def refused_by_policy(ledger: Ledger, *, outcome: str = "policy", server: str = "primary") -> Crowd:
     """A campaign whose mail to two domains was refused through one server, and waits."""
     crowd = Crowd(ledger, 1)
