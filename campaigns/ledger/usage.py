@@ -7,7 +7,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from campaigns.database import database_clock
 from campaigns.ledger.changes import LedgerPart
 from campaigns.ledger.row_source import ids_in, ids_parameter, statement
 
@@ -16,7 +15,7 @@ __all__ = ["Usage", "UsageRecord"]
 # What a server was asked to take, whatever it said; and what is under way, which has no attempt to show yet.
 # One statement, so that a mail which ends meanwhile is seen once.
 _ASKED = """
- a.finished_at > {clock} - :seconds
+ a.finished_at > :since
    AND (a.phase IN ('data', 'body', 'commit', 'dot') OR (a.phase = 'rcpt' AND a.code IS NOT NULL))
 """
 _UNDER_WAY = "d.state IN ('claimed', 'committing')"
@@ -37,8 +36,8 @@ SELECT d.server, r.domain, 0 AS age, count(*) AS n
  WHERE {under_way} AND {named} GROUP BY 1, 2
 """
 _AGES = {  # in whole buckets
-    "sqlite": "CAST(({clock} - a.finished_at) / :bucket_seconds AS integer)",
-    "postgresql": "CAST(floor(({clock} - a.finished_at) / :bucket_seconds) AS integer)",
+    "sqlite": "CAST((:now - a.finished_at) / :bucket_seconds AS integer)",
+    "postgresql": "CAST(floor((:now - a.finished_at) / :bucket_seconds) AS integer)",
 }
 _NAMED = {
     "sqlite": "r.domain IN (SELECT value FROM json_each(:domains))",
@@ -97,21 +96,16 @@ class Usage(LedgerPart):
         self, template: str, seconds: float, bucket_seconds: float, parameters: dict[str, Any]
     ) -> list[UsageRecord]:
         dialect = self.database.dialect
-        clock = database_clock(dialect)
-        sql = template.format(
-            age=_AGES[dialect].format(clock=clock),
-            asked=_ASKED.format(clock=clock),
-            under_way=_UNDER_WAY,
-            named=_NAMED[dialect] if parameters else "1 = 1",
-        )
-        parameters |= {"seconds": seconds, "bucket_seconds": bucket_seconds}
+        named = _NAMED[dialect] if parameters else "1 = 1"
+        sql = template.format(age=_AGES[dialect], asked=_ASKED, under_way=_UNDER_WAY, named=named)
         with self.database.read() as connection:
-            return [
-                UsageRecord(
-                    server=server, domain=domain, age_seconds=max(0, age) * bucket_seconds, count=count
-                )
-                for server, domain, age, count in connection.execute(statement(sql), parameters)
-            ]
+            now = self._clock(connection)
+            parameters |= {"now": now, "since": now - seconds, "bucket_seconds": float(bucket_seconds)}
+            found = connection.execute(statement(sql), parameters).all()
+        return [
+            UsageRecord(server=server, domain=domain, age_seconds=max(0, age) * bucket_seconds, count=count)
+            for server, domain, age, count in found
+        ]
 
 
 def _names_parameter(dialect: str, domains: Collection[str]) -> Any:
