@@ -27,19 +27,19 @@ def test_everybody_gets_one_mail_when_the_primary_dies_in_mid_campaign(either_pl
     assert [event.to_state for event in events][:1] == ["open"]
 
 
-def test_the_primary_gets_its_share_back_when_it_returns(place: Place) -> None:
+def test_the_primary_gets_its_share_back_in_steps_when_it_returns(new_place: Places) -> None:
+    place = new_place(tables="[breaker]\nfailback_seconds = 0.5")
     place.start_workers()
     place.primary.kill()
     place.send("before", addresses(100))
     place.wait_until_finished("before")
     place.primary.start()
-    for number in range(30):  # it is tried with real mails alone
-        place.send(f"between-{number}", addresses(4, f"b{number}"))
+    for number in range(60):  # it is tried with real mails alone
+        place.send(f"between-{number}", addresses(40, f"b{number}"))
         place.wait_until_finished(f"between-{number}")
-        if _last_state(place) == "closed":
+        if _states(place)[-1] == "100 %":
             break
-        time.sleep(0.5)
-    assert _last_state(place) == "closed"
+    assert _states(place)[-5:] == ["half-open", "closed", "25 %", "50 %", "100 %"]
     emails = addresses(1_000, "later")
     place.send("after", emails)
     place.wait_until_finished("after")
@@ -47,9 +47,9 @@ def test_the_primary_gets_its_share_back_when_it_returns(place: Place) -> None:
     assert place.counts("after").servers["primary"].sent > 300
 
 
-def _last_state(place: Place) -> str | None:
-    events = place.ledger.events(server="primary")
-    return events[-1].to_state if events else None
+def _states(place: Place) -> list[str | None]:
+    """What became of the primary, each change once."""
+    return [event.to_state for event in place.ledger.events(server="primary")]
 
 
 def test_weights_of_70_and_30_split_a_campaign_70_to_30(place: Place) -> None:
