@@ -31,18 +31,25 @@ MARGIN_SECONDS = 15.0
 """What a turn may last beyond what it does, before another process takes it over."""
 
 Turn = Literal["start", "stop"]
+_START_REASONS: dict[StandbyState, str] = {
+    "resting": "no hot server takes mail",
+    "active": "it does not answer any more, and no hot server takes mail",
+    "starting": "whoever was starting it is gone",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class StandbyTiming:
     """`needed`: no hot server for so long, and it is started. `idle`: not needed for so long: it is stopped.
 
-    `settle`: how long the other processes may take to see that it takes no more mail. `leave`: how long its
-    last mail may take then. After a failure the next turn waits for a pause, each twice as long.
+    `down`: needed, and given up by its breaker for so long: it is started again. `settle`: how long the other
+    processes may take to see that it takes no more mail; `leave`: how long its last mail may take then. After
+    a failure the next turn waits for a pause, each twice as long.
     """
 
     needed_seconds: float = 3.0
     idle_seconds: float = 60.0
+    down_seconds: float = 30.0
     settle_seconds: float = 4.0
     leave_seconds: float = 30.0
     first_pause_seconds: float = 5.0
@@ -58,13 +65,14 @@ class StandbyTiming:
 class Need:
     """Whether mail waits that no hot server takes, and whether a standby is kept for some that may come.
 
-    For so long it has been wanted, or not kept, without a break.
+    For so long it has been wanted, not kept, or given up by its breaker, without a break.
     """
 
     is_wanted: bool
     is_kept: bool
     wanted_seconds: float = 0.0
     idle_seconds: float = 0.0
+    down_seconds: float = 0.0
 
 
 def next_turn(standby: StandbyRecord | None, need: Need, *, now: float, timing: StandbyTiming) -> Turn | None:
@@ -79,6 +87,8 @@ def next_turn(standby: StandbyRecord | None, need: Need, *, now: float, timing: 
             return "start" if need.is_wanted and need.wanted_seconds >= timing.needed_seconds else None
         case "starting":
             return "start" if need.is_kept else "stop"
+        case "active" if need.is_wanted and need.down_seconds >= timing.down_seconds:
+            return "start"
         case "active":
             return "stop" if not need.is_kept and need.idle_seconds >= timing.idle_seconds else None
         case _:
@@ -145,6 +155,7 @@ class StandbyKeeper:
             need,
             wanted_seconds=self._seconds_of(server, "wanted", holds=need.is_wanted),
             idle_seconds=self._seconds_of(server, "idle", holds=not need.is_kept),
+            down_seconds=self._seconds_of(server, "down", holds=self._fleet.state(server.name) != "closed"),
         )
 
     def _seconds_of(self, server: Server, what: str, *, holds: bool) -> float:
@@ -180,7 +191,7 @@ class StandbyKeeper:
     # ---- starting
 
     def _start(self, server: Server, before: StandbyState, failures: int) -> None:
-        reason = "no hot server takes mail" if before == "resting" else "whoever was starting it is gone"
+        reason = _START_REASONS[before]
         seconds = server.activate_seconds + MARGIN_SECONDS
         if not self._ledger.begin_standby_turn(
             server.name, self._owner, before=before, state="starting", seconds=seconds, reason=reason

@@ -231,6 +231,21 @@ def test_of_several_processes_one_starts_it(guard_of: MakeGuard, record: Path) -
     assert guards[0].changes() == [("resting", "starting"), ("starting", "active")]
 
 
+def test_one_that_died_while_it_is_needed_is_started_again(guard_of: MakeGuard, record: Path) -> None:
+    guard = guard_of()
+    Crowd(guard.ledger)
+    assert guard.start() == "active"
+    kill(record)
+    for _ in range(guard.fleet.settings.breaker.consecutive_faults):
+        guard.fleet.board.probe_result("reserve", False, "connection refused")
+    guard.turn()
+    assert guard.turn(29) == "active"
+    assert log_of(record) == ["start"]
+    assert guard.turn(1) == "active"
+    assert log_of(record) == ["start", "start"]
+    assert guard.changes()[2:] == [("active", "starting"), ("starting", "active")]
+
+
 FAILING = [sys.executable, "-c", "import sys; print('no quota for another machine'); sys.exit(3)"]
 
 

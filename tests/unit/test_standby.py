@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,6 +33,9 @@ def standby(state: StandbyState, until: float | None = None) -> StandbyRecord:
         ("resting", Need(is_wanted=True, is_kept=True, wanted_seconds=2.9), None),
         ("active", WANTED, None),
         ("active", KEPT, None),
+        ("active", replace(WANTED, down_seconds=30.0), "start"),
+        ("active", replace(WANTED, down_seconds=29.9), None),
+        ("active", replace(KEPT, down_seconds=30.0), None),
         ("active", IDLE, "stop"),
         ("active", Need(is_wanted=False, is_kept=False, idle_seconds=59.9), None),
         ("starting", WANTED, "start"),
