@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from campaigns.limit import Limit
-from campaigns.limits import Limits
+from campaigns.limits import Grant, Limits, Request
 from campaigns.quotas import Quotas
 from campaigns.settings import load_settings
 from workers.pace import Hold, Pace
@@ -136,3 +136,30 @@ async def test_what_was_not_sent_after_all_is_given_back(make: Callable[[str], P
     await asyncio.sleep(0.1)
     assert await pace.turn("primary") is None
     assert await pace.turn("primary") is not None
+
+
+class _Stumbling(Limits):
+    stumbles = 1
+
+    def take_all(self, requests: Sequence[Request]) -> list[Grant]:
+        if self.stumbles:
+            self.stumbles -= 1
+            raise ValueError("a surprise")
+        return super().take_all(requests)
+
+
+async def test_a_surprise_costs_a_moment_and_holds_up_nobody_for_ever(make: Callable[[str], Pace]) -> None:
+    pace = make('rate = "10/s"')
+    pace._limits = _Stumbling(None)
+    assert await asyncio.wait_for(pace.turn("primary"), 5.0) is None
+
+
+async def test_a_warm_up_that_ends_today_is_waited_for_until_midnight(tmp_path: Path) -> None:
+    file = tmp_path / "campaigns.toml"
+    file.write_text(BASE + "[servers.warm_up]\nstart = 1970-01-03\nper_day = [5]", encoding="utf-8")
+    quotas = Quotas(load_settings(file, {}), clock=lambda: 2 * 86400 - 30.0)
+    pace = Pace(quotas, Limits(None, memory=_Nothing()), lambda _: 1)
+    hold = await pace.turn("primary")
+    await pace.close()
+    assert hold is not None
+    assert hold.wait_seconds == pytest.approx(30, abs=1)
