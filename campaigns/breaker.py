@@ -66,7 +66,7 @@ class Breaker:
 
     `openings` and `setbacks` (faults that cost a step of the way back) in a row decide the cool-down. `probe`
     names the one mail that is under way while half-open, `passed` counts those that went through. `step` is
-    an index of the policy's `failback_percent`, begun at `step_since`; `step_worked` mails went through in it.
+    an index of the policy's `failback_percent`, begun at `step_since`; `step_worked` mails went through it.
     """
 
     state: BreakerState = BreakerState.CLOSED
