@@ -107,10 +107,11 @@ class Limits:
         """A grant for each request, in one round trip."""
         if self._client is not None and self._monotonic() >= self._away_until:
             try:
-                return self._take_shared(requests)
+                grants = self._take_shared(requests)
+                self._read_before_at = float("-inf")
+                return grants
             except (redis.RedisError, OSError) as error:
                 self._away_until = self._monotonic() + AWAY_SECONDS
-                self._read_before_at = float("-inf")
                 log.warning("limits are kept by each process alone", extra={"error": type(error).__name__})
         with self._lock:
             return [self._take_alone(request) for request in requests]

@@ -213,13 +213,16 @@ def test_another_configuration_counts_anew(url: str) -> None:
 
 
 def test_without_the_broker_each_keeps_its_part_of_what_is_left_of_the_hour(broker: EmbeddedBroker) -> None:
-    ledger = _Ledger((HOUR, 600.0, 60))
-    limits = Limits(f"unix://{broker.socket}", memory=ledger)
+    ledger, later = _Ledger((HOUR, 600.0, 60)), [0.0]
+    limits = Limits(f"unix://{broker.socket}", memory=ledger, monotonic=lambda: time.monotonic() + later[0])
     assert _take(limits, 1, HOUR).granted == 1
     broker.kill()
     ledger.used = ((HOUR, 600.0, 61),)
-    grants = limits.take_all([Request(limits=(HOUR,), wanted=99, processes=3)])
-    assert grants[0].granted == 13
+    request = Request(limits=(HOUR,), wanted=99, processes=3)
+    assert limits.take_all([request])[0].granted == 13
+    later[0] += 5.0
+    assert limits.take_all([request])[0].granted == 0
+    assert ledger.reads == 2, "once with the broker and once without: it is no light question"
     limits.close()
 
 
