@@ -195,7 +195,7 @@ def by_enhanced_status(phase: Phase, reply: Reply) -> Classification | None:
     if known is None or (phase is Phase.MAIL and known.scope is Scope.RECIPIENT):
         return None
     outcome = known.for_now if reply.code < 500 else known.for_good
-    if outcome is None:
+    if outcome is None or (phase is Phase.DATA and subject == 3):
         return None
     return judged(outcome, known.scope, f"status-{reply.enhanced}", stated_wait(reply.text))
 
@@ -265,9 +265,21 @@ def by_basic_code(phase: Phase, reply: Reply) -> Classification:
     if phase is Phase.MAIL:
         temporary = judged(Outcome.UNREACHABLE, Scope.SERVER, name)
         return temporary if reply.code < 500 else judged(Outcome.POLICY, Scope.SENDER, name)
+    if phase is Phase.DATA:
+        return refused_unread(name, reply)
     scope = Scope.RECIPIENT if phase is Phase.RCPT else Scope.MESSAGE
     outcome = Outcome.DEFERRED if reply.code < 500 else Outcome.REJECTED
     return judged(outcome, scope, name, wait_seconds)
+
+
+def refused_unread(name: str, reply: Reply) -> Classification:
+    """The recipient was accepted and the mail is not known yet: it is the server that does not go on.
+
+    Another one is tried at once. What each of them refuses so for good, fails.
+    """
+    if reply.code < 500:
+        return judged(Outcome.UNREACHABLE, Scope.SERVER, name)
+    return Classification(outcome=Outcome.POLICY, scope=Scope.MESSAGE, rule=name, counts_against_server=True)
 
 
 def judged(outcome: Outcome, scope: Scope, rule: str, wait_seconds: float | None = None) -> Classification:

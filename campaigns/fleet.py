@@ -21,8 +21,8 @@ __all__ = ["READER_SECONDS", "Fleet", "Readers"]
 
 READER_SECONDS = 15.0
 """A worker that has not been seen for so long does not read its queue any more."""
-SLOW_REFRESH_SECONDS = 2.0
-LIMIT_SECONDS = 2.0
+SLOW_REFRESH_SECONDS = 1.0
+LIMIT_SECONDS = 3.0
 """What a limited server's queue holds at most: so much of what its limits allow."""
 LONG_LIMIT_SECONDS = 60.0
 LEAST_REST_SECONDS, MOST_REST_SECONDS = 0.5, 10.0

@@ -230,7 +230,7 @@ class Producer:
             taken = self._ledger.reroute_queued(
                 move.source, {move.target: 1.0}, min(move.count, BATCH), stream=stream, latest=True
             )
-            self._publish(taken)
+            self._publish(taken, ahead=True)
             count += len(taken)
         if count:
             log.info("waiting mail was moved to idle servers", extra={"stream": stream, "count": count})
@@ -240,9 +240,9 @@ class Producer:
         if members and self._fleet.blocked(*group):
             self._ledger.postpone([delivery.delivery_id for delivery in members], POSTPONE_SECONDS)
 
-    def _publish(self, taken: Sequence[QueuedDelivery]) -> None:
+    def _publish(self, taken: Sequence[QueuedDelivery], *, ahead: bool = False) -> None:
         try:
             if taken:
-                publish_deliveries(self._app, taken)
+                publish_deliveries(self._app, taken, ahead=ahead)
         except BrokerUnavailable:
             log.warning("the broker is away; what was queued is published later", extra={"count": len(taken)})

@@ -78,13 +78,14 @@ def queue_keys(queue: str) -> list[str]:
     return [_key(queue, priority) for priority in PRIORITY_STEPS]
 
 
-def publish_deliveries(app: Celery, deliveries: Sequence[QueuedDelivery]) -> None:
+def publish_deliveries(app: Celery, deliveries: Sequence[QueuedDelivery], *, ahead: bool = False) -> None:
     """Publish one task for each. Raises BrokerUnavailable, within seconds, when some may not be published.
 
-    What was not published is found again by the sweep; what is published twice is claimed once.
+    What was not published is found again by the sweep; what is published twice is claimed once. `ahead`: they
+    have waited in another queue already, so on Redis they go before what waits in this one.
     """
     if is_redis(app.conf.broker_url):
-        _push(app, _grouped(deliveries))
+        _push(app, _grouped(deliveries), ahead=ahead)
     else:
         _publish(app, deliveries)
 
@@ -206,12 +207,18 @@ def _key(queue: str, priority: int) -> str:
     return f"{queue}{_SEPARATOR}{priority}" if priority else queue
 
 
-def _push(app: Celery, groups: Mapping[str, Sequence[str]]) -> None:
+def _push(app: Celery, groups: Mapping[str, Sequence[str]], *, ahead: bool = False) -> None:
+    """A worker takes from the right: what is pushed there comes first, so the last one is pushed first."""
     client = _client(app)
     with broker_errors(app.conf.broker_url):
         for key, messages in groups.items():
-            for start in range(0, len(messages), _BATCH):
-                client.lpush(key, *messages[start : start + _BATCH])
+            ordered = messages[::-1] if ahead else messages
+            for start in range(0, len(ordered), _BATCH):
+                batch = ordered[start : start + _BATCH]
+                if ahead:
+                    client.rpush(key, *batch)
+                else:
+                    client.lpush(key, *batch)
 
 
 _clients: WeakKeyDictionary[Celery, redis.Redis] = WeakKeyDictionary()

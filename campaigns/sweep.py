@@ -167,7 +167,7 @@ class Sweeper:
 
     def _publish(self, deliveries: Sequence[QueuedDelivery]) -> None:
         try:
-            publish_deliveries(self._app, deliveries)
+            publish_deliveries(self._app, deliveries, ahead=True)
         except BrokerError:
             log.warning(
                 "the broker is away; what was moved is published later", extra={"count": len(deliveries)}

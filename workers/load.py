@@ -11,7 +11,7 @@ __all__ = ["LoadMeter"]
 LEAST_USE = 0.02
 """Below this, what was sent says nothing of what could be."""
 REMEMBERED = 0.5
-"""How much of the earlier estimate stays in each new one."""
+"""How much of the earlier estimate stays in a better new one; a worse one counts at once."""
 
 
 @dataclass
@@ -65,6 +65,7 @@ class LoadMeter:
         rate = use.sent / seconds
         used = min(1.0, max(cpu, use.busy / use.looks if use.looks else 0.0))
         if used >= LEAST_USE:
-            before = self._capacities.get(name, rate / used)
-            self._capacities[name] = REMEMBERED * before + (1 - REMEMBERED) * rate / used
+            seen = rate / used
+            before = self._capacities.get(name, seen)
+            self._capacities[name] = min(seen, REMEMBERED * before + (1 - REMEMBERED) * seen)
         return rate, self._capacities.get(name)

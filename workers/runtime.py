@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 HEALTH_SECONDS = 0.25
 SLOWNESS_SECONDS = 0.25
-HEARTBEAT_SECONDS = 2.0
+HEARTBEAT_SECONDS = 1.0
 PRODUCE_BUSY_SECONDS = 0.1
 PRODUCE_IDLE_SECONDS = 0.8
 PRODUCE_TURNS_PER_SECOND = 8.0
@@ -85,6 +85,8 @@ class Runtime:
         self._outages_seen = 0
         self._producing = asyncio.Lock()
         self._sweeping = asyncio.Lock()
+        self._moving: set[asyncio.Task[None]] = set()
+        self.services.standing.when_opened(self._move_away)
 
     def __repr__(self) -> str:
         return f"<Runtime {self.owner}: {len(self._running)} attempts, {self.services!r}>"
@@ -162,6 +164,16 @@ class Runtime:
                 self.sweeper.hold_judgement(self.settings.delivery.lease_seconds)
             await asyncio.to_thread(self.sweeper.run_once)
 
+    def _move_away(self, server: str) -> None:
+        """This process opened the server's breaker: what waits there is moved now, not at the next turn."""
+        task = asyncio.create_task(self._once(partial(self._reroute, server)))
+        self._moving.add(task)
+        task.add_done_callback(self._moving.discard)
+
+    async def _reroute(self, server: str) -> None:
+        async with self._sweeping:
+            await asyncio.to_thread(self.sweeper.reroute, server)
+
     async def _has_turn(self, work: str, turns_per_second: float) -> bool:
         """Whether it is this process's turn: all may do this work, but not all at once, over the same rows.
 
@@ -232,7 +244,10 @@ class Runtime:
             self.services.database_lost()
             await self.services.database_ready()
         except Exception:
-            log.exception("a background step failed; it is tried again", extra={"step": step.__name__})
+            log.exception(
+                "a background step failed; it is tried again",
+                extra={"step": getattr(step, "__name__", "reroute")},
+            )
             await asyncio.sleep(1.0)
         return None
 

@@ -53,7 +53,7 @@ class Services:
         self.group = GroupCommit(self.ledger.apply)
         self.leases = LeaseKeeper(self._renew, lease_seconds=settings.delivery.lease_seconds)
         self.letters = Letters(self.ledger)
-        self.publisher = Publisher(partial(publish_deliveries, app))
+        self.publisher = Publisher(partial(publish_deliveries, app, ahead=True))
         self.journal = Journal(settings.data_directory / "journal", owner)
         self.awake = AwakeClock()
         self.outages = 0

@@ -36,9 +36,14 @@ class Standing:
         self._fleet = fleet
         self._executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="standing")
         self._met: set[int] = set()
+        self._when_opened: Callable[[str], None] = lambda _: None
 
     def __repr__(self) -> str:
         return f"<Standing of {self._fleet!r}>"
+
+    def when_opened(self, call: Callable[[str], None]) -> None:
+        """`call` is told of each server whose breaker a report of this process opens."""
+        self._when_opened = call
 
     @property
     def has_blocks(self) -> bool:
@@ -106,6 +111,8 @@ class Standing:
                     "reason": change.reason,
                 },
             )
+            if change.after == BreakerState.OPEN:
+                self._when_opened(server)
 
     @property
     def slow_seconds(self) -> float:

@@ -36,7 +36,7 @@ def main(config: str, doomed_at: str) -> None:
             at("after-enqueue")
             return taken
 
-    def publish(app: object, taken: Sequence[QueuedDelivery]) -> None:
+    def publish(app: object, taken: Sequence[QueuedDelivery], *, ahead: bool = False) -> None:
         half = len(taken) // 2
         publish_deliveries(app, taken[:half])  # type: ignore[arg-type]
         at("half-published")

@@ -190,6 +190,25 @@ def test_a_command_that_is_not_understood_is_the_servers_fault(phase: str, line:
     assert judge(phase, line).outcome is Outcome.UNREACHABLE
 
 
+@pytest.mark.parametrize("line", ["451 come back", "451 4.3.0 local error", "451 4.3.2 not now", "450 no"])
+def test_data_that_is_refused_for_now_before_it_was_seen_is_the_servers_fault(line: str) -> None:
+    found = judge("data", line)
+    assert (found.outcome, found.scope) == (Outcome.UNREACHABLE, Scope.SERVER)
+    assert found.counts_against_server
+
+
+@pytest.mark.parametrize("line", ["554 transaction failed", "550 no", "554 5.3.0 other"])
+def test_data_that_is_refused_for_good_before_it_was_seen_goes_to_another_server(line: str) -> None:
+    found = judge("data", line)
+    assert (found.outcome, found.scope) == (Outcome.POLICY, Scope.MESSAGE)
+    assert found.counts_against_server
+
+
+@pytest.mark.parametrize("line", ["450 4.2.2 full", "451 4.7.1 Greylisted", "550 5.1.1 no such user"])
+def test_data_that_is_refused_for_its_recipient_is_not(line: str) -> None:
+    assert not judge("data", line).counts_against_server
+
+
 def test_a_452_is_never_final() -> None:
     for phase in Phase:
         for text in (

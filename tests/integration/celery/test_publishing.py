@@ -70,6 +70,13 @@ def test_thousands_are_published_in_a_second_and_all_can_be_read_back(app):
     assert waiting_count(app, "primary") == 5000
 
 
+def test_what_has_waited_elsewhere_goes_first_and_in_its_order(app, client):
+    publish_deliveries(app, [Delivery(delivery_id=n) for n in (1, 2)])
+    publish_deliveries(app, [Delivery(delivery_id=n) for n in (7, 8)], ahead=True)
+    taken = [json.loads(client.rpop(ORDINARY)) for _ in range(4)]
+    assert [message["headers"]["id"].split(".")[1] for message in taken] == ["7", "8", "1", "2"]
+
+
 def test_what_is_not_ours_in_a_queue_is_passed_over(app, client):
     client.lpush("smtp.primary", b"junk", b"[]", b'{"headers": {"task": "other"}}')
     client.hset("unacked", "tag", b"junk")
