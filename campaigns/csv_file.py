@@ -16,9 +16,11 @@ __all__ = ["BadRow", "CsvFile", "Row", "read_csv"]
 
 _CHUNK_BYTES = 1 << 18
 _LONGEST_RECORD = 1 << 16
+# Each line of a record gone wrong is read again as one of its own: with no bound, that grows with the square.
+_MOST_LINES = 200
 _DELIMITERS = ",;\t|"
 # Excel writes and reads it: the delimiter, said in the first line.
-_HINT = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
+_HINT = re.compile(r'"?sep=([^\w\s"\0]|\t)"?\s*', re.IGNORECASE)
 _UNDECODED = re.compile("[\udc80-\udcff]")
 _CP1252_HOLES = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
 _BINARY = {
@@ -227,6 +229,11 @@ def _emails(names: tuple[str, ...]) -> int:
 
 def _checked_header(where: str, names: tuple[str, ...]) -> tuple[str, ...]:
     header = tuple("email" if name.lower() == "email" else name for name in names)
+    for name in header:
+        if "\0" in name or _UNDECODED.search(name):
+            raise InvalidRecipients(
+                f"{where}: the column `{name[:40]}` has a name that is no text. Rename it."
+            )
     twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:
         raise InvalidRecipients(f"{where}: the column `{twice[0]}` is there twice. Rename or remove one.")
@@ -252,14 +259,21 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
-        line = self._again.pop() if self._again else self._file.readline(_LONGEST_RECORD)
+        line = self._again.pop() if self._again else self._line()
         if not line:
             raise StopIteration
         self.number += 1
         self.record.append(line)
         self._characters += len(line)
-        if self._characters >= _LONGEST_RECORD:
+        if self._characters >= _LONGEST_RECORD or len(self.record) > _MOST_LINES:
             raise csv.Error("the record is too long: is a quote never closed?")
+        return line
+
+    def _line(self) -> str:
+        """The next line, or the beginning of one too long: its end is no line of its own."""
+        line = end = self._file.readline(_LONGEST_RECORD)
+        while len(end) == _LONGEST_RECORD and not end.endswith(("\r", "\n")):
+            end = self._file.readline(_LONGEST_RECORD)
         return line
 
     def begin(self) -> int:

@@ -1,0 +1,1 @@
+"""Whatever comes from outside: lists, replies, templates and fields, configuration."""
