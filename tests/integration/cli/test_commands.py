@@ -42,7 +42,7 @@ def test_the_lines_that_init_comments_out_load_too(bare_desk: Desk) -> None:
     file.write_text("\n".join(line for line in options if not line.startswith(skipped)))
     settings = load_settings(environ={"CAMPAIGNS_PASSWORD_PRIMARY": "p"})
     assert settings.delivery == settings.delivery.__class__()
-    assert list(settings.streams) == ["promotional", "transactional"]
+    assert list(settings.streams) == ["promotional", "transactional", "receipts"]
 
 
 def test_init_never_overwrites(bare_desk: Desk) -> None:
