@@ -105,7 +105,7 @@ LINE_BREAK = re.compile(r"\s*[\r\n]+\s*(?:[245]\.\d{1,3}\.\d{1,3}\s+)?")
 WAIT = re.compile(
     r"(?:in|after|for|wait|within)\s+(?:at least\s+|about\s+)?(\d{1,6})\s*"
     r"(seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?|d)\b",
-    re.IGNORECASE,
+    re.IGNORECASE | re.ASCII,  # beyond ASCII there is a letter that is an s, but no unit
 )
 
 COME_AGAIN = re.compile(r"\b(?:try|retry|again|back|wait)\b.{0,20}\d", re.IGNORECASE)

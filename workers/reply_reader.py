@@ -35,16 +35,21 @@ class ReplyReader:
         self._code: bytes | None = None
         self._lines: list[bytes] = []
         self._octets = 0
+        self._has_gap = False
         self._fault: Fault | None = None
 
     @property
     def has_bytes(self) -> bool:
         """True if the server said something that was not taken yet, be it half a line."""
-        return bool(self._buffer or self._lines or self._fault)
+        return bool(self._buffer or self._lines or self._has_gap or self._fault)
 
     def feed(self, data: bytes) -> None:
-        """Add what arrived. Beyond the limit nothing is kept: a server cannot fill the memory."""
-        if len(self._buffer) <= MOST_REPLY_OCTETS:
+        """Add what arrived. Beyond the limit nothing is kept: a server cannot fill the memory.
+
+        And nothing after that: half a line from before a gap and half of one from behind it are no reply.
+        """
+        self._has_gap = self._has_gap or len(self._buffer) > MOST_REPLY_OCTETS
+        if not self._has_gap:
             self._buffer += data
 
     def take(self) -> RawReply | Fault | None:
@@ -52,6 +57,9 @@ class ReplyReader:
         while self._fault is None:
             end = self._buffer.find(b"\n")
             if max(end, 0) > MOST_LINE_OCTETS or (end < 0 and len(self._buffer) > MOST_LINE_OCTETS):
+                self._fault = Fault.OVERSIZED
+                break
+            if end < 0 and self._has_gap:
                 self._fault = Fault.OVERSIZED
                 break
             if end < 0:

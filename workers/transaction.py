@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 
 from campaigns.reply import Fault, Phase, Reply, SmtpResult, Stop
@@ -19,6 +20,8 @@ STALE = "stale"
 _INTERRUPTION_SECONDS = 2.0
 _CLOSING = 421
 _RESET = b"RSET\r\n"
+_SIZE = re.compile(r"[0-9]{1,20}")
+"""The digits that RFC 1870 allows."""
 
 
 class Transaction:
@@ -78,7 +81,7 @@ class Transaction:
     def _most_octets(self) -> int | None:
         """What SIZE announced; None where it says nothing, or 0, which means the same (RFC 1870)."""
         announced = self._extensions.get("size", "").strip()
-        return (int(announced) or None) if announced.isascii() and announced.isdigit() else None
+        return (int(announced) or None) if _SIZE.fullmatch(announced) else None
 
     def _parameters(self, envelope: Envelope, body: bytes) -> str:
         parameters = f" SIZE={len(body)}" if "size" in self._extensions else ""
