@@ -1,0 +1,338 @@
+"""Judges the history of a run with faults. Pure: what it is given is all that it knows.
+
+C  everybody is final, or uncertain, or alive with something that wakes them; the counts add up
+D  no recipient's mail is accepted twice, over all servers, unless an operator had it sent again
+T  `sent` means that a server accepted it
+H  what a server accepted is `sent` or `uncertain`
+U  no more is uncertain than faults can have met after a commit point
+L  everything else is final soon after the last fault was healed
+F  the next server is handed a dot only after a definite refusal, or no dot, on the one before
+B  the bytes, header and envelope that arrived are those that were expected
+P  no address and no secret where others may look
+S  no change by a stale attempt: legal, under the attempt's own fence, and no dot without a commit point
+"""
+
+from __future__ import annotations
+
+import email
+import email.policy
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from campaigns.demo.mail_record import AcceptedMail
+from campaigns.states import ALIVE, FINAL, State, Status, is_legal
+from tests.faults.history import CampaignSeen, Change, DeliverySeen, Expected, History, Report
+
+__all__ = ["Violation", "judge"]
+
+_ADDRESS = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]+@[\w.-]+\w")
+_ALWAYS = {"date", "message-id", "mime-version", "content-type", "content-transfer-encoding"}
+_HELD = frozenset({State.CLAIMED, State.COMMITTING})
+_AT_REST = frozenset({Status.DRAFT, Status.SCHEDULED, Status.PAUSED})
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Violation:
+    """Which property does not hold, and what shows it."""
+
+    property: str
+    what: str
+    delivery_id: int | None = None
+
+    def __str__(self) -> str:
+        whom = f" delivery {self.delivery_id}:" if self.delivery_id is not None else ""
+        return f"{self.property}:{whom} {self.what}"
+
+
+def judge(history: History) -> list[Violation]:
+    """Every violation of every property; an empty list means that the promise was kept."""
+    found = [
+        violation
+        for question in (
+            _complete, _duplicates, _sent_is_accepted, _accepted_is_held, _uncertain, _late, _failover,
+            _bytes, _private, _stale,
+        )
+        for violation in question(history)
+    ]  # fmt: skip
+    return sorted(found, key=lambda violation: (violation.property, violation.delivery_id or 0))
+
+
+# C
+
+
+def _complete(history: History) -> Iterator[Violation]:
+    for campaign in history.campaigns:
+        yield from _counted(campaign, history.of_campaign.get(campaign.name, []))
+    for delivery in history.deliveries:
+        if delivery.state in ALIVE and not _wakes(delivery):
+            yield _of(delivery, "C", f"is {delivery.state}, and nothing wakes it")
+
+
+def _counted(campaign: CampaignSeen, rows: Sequence[DeliverySeen]) -> Iterator[Violation]:
+    states = Counter(row.state for row in rows)
+    kept = {state: count for state, count in campaign.kept.items() if count}
+    if kept != dict(states) or campaign.total != len(rows):
+        yield Violation(
+            property="C", what=f"{campaign.name} counts {kept} of {campaign.total}, and has {dict(states)}"
+        )
+    if campaign.emails is not None and Counter(campaign.emails) != Counter(row.email for row in rows):
+        lost = campaign.emails - {row.email for row in rows}
+        yield Violation(
+            property="C",
+            what=f"{campaign.name} was to reach {len(campaign.emails)}, has {len(rows)}, lost {len(lost)}",
+        )
+    sent_by = Counter(row.server for row in rows if row.state is State.SENT)
+    if campaign.sent_by != sent_by:
+        yield Violation(
+            property="C", what=f"{campaign.name} counts {campaign.sent_by} sent, and has {sent_by}"
+        )
+    alive = sum(states[state] for state in ALIVE)
+    if campaign.status is Status.FINISHED and alive:
+        yield Violation(property="C", what=f"{campaign.name} is finished, and {alive} are alive")
+    if campaign.status is Status.RUNNING and rows and not alive:
+        yield Violation(property="C", what=f"{campaign.name} still runs, and nobody is alive")
+
+
+def _wakes(delivery: DeliverySeen) -> bool:
+    if delivery.state is State.PENDING:
+        return delivery.next_attempt_at is not None
+    if delivery.state is State.QUEUED:
+        return delivery.server is not None and delivery.queued_at is not None
+    return delivery.lease_until is not None
+
+
+# D, T, H
+
+
+def _duplicates(history: History) -> Iterator[Violation]:
+    resending = {campaign.name for campaign in history.campaigns if campaign.resends}
+    for delivery in history.deliveries:
+        mails = sorted(history.accepted_of.get(delivery.id, []), key=lambda mail: mail.at)
+        for earlier, later in itertools.pairwise(mails):
+            if delivery.campaign not in resending and not _resent_between(history, earlier, later, delivery):
+                yield _of(delivery, "D", f"accepted by {earlier.server}, and again by {later.server}")
+    for mail in history.accepted_of.get(None, []):
+        yield Violation(property="D", what=f"{mail.server} accepted a mail of nobody: {mail.message_id}")
+
+
+def _resent_between(
+    history: History, earlier: AcceptedMail, later: AcceptedMail, delivery: DeliverySeen
+) -> bool:
+    return any(
+        change.is_operators_retry and earlier.at <= change.at <= later.at
+        for change in history.changes_of.get(delivery.id, [])
+    )
+
+
+def _sent_is_accepted(history: History) -> Iterator[Violation]:
+    for delivery in history.deliveries:
+        servers = {mail.server for mail in history.accepted_of.get(delivery.id, [])}
+        if delivery.state is State.SENT and delivery.server not in servers:
+            by = ", ".join(sorted(servers)) or "nobody"
+            yield _of(delivery, "T", f"is sent by {delivery.server}, and was accepted by {by}")
+
+
+def _accepted_is_held(history: History) -> Iterator[Violation]:
+    for delivery in history.deliveries:
+        mails = history.accepted_of.get(delivery.id, [])
+        if delivery.state in {State.SENT, State.UNCERTAIN} or not mails:
+            continue
+        last = max(mail.at for mail in mails)
+        changes = history.changes_of.get(delivery.id, [])
+        if not any(change.is_operators_retry and change.at >= last for change in changes):
+            yield _of(delivery, "H", f"was accepted by {mails[-1].server}, and is {delivery.state}")
+
+
+# U, L
+
+
+def _uncertain(history: History) -> Iterator[Violation]:
+    count = sum(delivery.state is State.UNCERTAIN for delivery in history.deliveries)
+    most = sum(fault.may_leave_uncertain for fault in history.faults)
+    if count > most:
+        yield Violation(property="U", what=f"{count} are uncertain, and faults explain {most}")
+    for delivery in history.deliveries:
+        commits = _commit_points(history, delivery.id)
+        if delivery.state is State.UNCERTAIN and delivery.fence not in {one.new_fence for one in commits}:
+            yield _of(delivery, "U", "is uncertain, and never passed its commit point")
+
+
+def _late(history: History) -> Iterator[Violation]:
+    deadline = history.healed_at + history.final_within_seconds
+    at_rest = {campaign.name for campaign in history.campaigns if campaign.status in _AT_REST}
+    for delivery in history.deliveries:
+        if delivery.state is State.UNCERTAIN or delivery.campaign in at_rest:
+            continue
+        if delivery.state in FINAL and history.faults and delivery.updated_at > deadline:
+            late = delivery.updated_at - history.healed_at
+            yield _of(delivery, "L", f"{delivery.state} only {late:.1f} s after everything was healed")
+        elif delivery.state in ALIVE and not _waits_for_its_recipient(delivery, history.seen_at):
+            yield _of(delivery, "L", f"is still {delivery.state} when all has come to rest")
+
+
+def _waits_for_its_recipient(delivery: DeliverySeen, now: float) -> bool:
+    waits = delivery.state is State.PENDING and (delivery.next_attempt_at or 0.0) > now
+    return waits and delivery.deferrals > 0
+
+
+# F
+
+
+def _failover(history: History) -> Iterator[Violation]:
+    resending = {campaign.name for campaign in history.campaigns if campaign.resends}
+    for delivery in history.deliveries:
+        commits = _commit_points(history, delivery.id)
+        if delivery.campaign in resending:
+            continue
+        for first, second in itertools.pairwise(commits):
+            if not _is_released(history, first, second):
+                yield _of(
+                    delivery,
+                    "F",
+                    f"{first.new_server} may have its dot of fence {first.new_fence}, and"
+                    f" {second.new_server} was given fence {second.new_fence}",
+                )
+        allowed = Counter(commit.new_server or "" for commit in commits)
+        taken = Counter(mail.server for mail in history.accepted_of.get(delivery.id, []))
+        for server, count in (taken - allowed).items():
+            yield _of(
+                delivery, "F", f"{server} accepted it {count} more times than commit points were passed"
+            )
+
+
+def _commit_points(history: History, delivery_id: int) -> list[Change]:
+    changes = history.changes_of.get(delivery_id, [])
+    return [change for change in changes if change.new_state is State.COMMITTING]
+
+
+def _is_released(history: History, first: Change, second: Change) -> bool:
+    """Whether the first dot was refused or never given, for certain, or the operator took the risk."""
+    changes = history.changes_of[first.delivery_id]
+    if any(change.is_operators_retry and first.seq < change.seq < second.seq for change in changes):
+        return True
+    return any(
+        report.fence == first.new_fence and report.says_that_no_mail_was_taken
+        for report in history.reports_of.get(first.delivery_id, [])
+    )
+
+
+# B
+
+
+def _bytes(history: History) -> Iterator[Violation]:
+    for delivery_id, expected in history.expected.items():
+        for mail in history.accepted_of.get(delivery_id, []):
+            for what in _differences(expected, mail):
+                yield Violation(property="B", what=what, delivery_id=delivery_id)
+
+
+def _differences(expected: Expected, mail: AcceptedMail) -> Iterator[str]:
+    if mail.recipient != expected.envelope_recipient:
+        yield "went to another recipient"
+    if mail.sender != expected.envelope_sender:
+        yield f"came from {mail.sender}, not from {expected.envelope_sender}"
+    if mail.data is None:
+        yield "was not kept: start the servers with --data"
+        return
+    raw = mail.data.encode("latin-1")
+    if set(b"\r\n") & set(raw.replace(b"\r\n", b"")):
+        yield "has a bare CR or LF"
+    parsed = email.message_from_bytes(raw, policy=email.policy.default)
+    names = Counter(name.lower() for name in parsed)
+    wanted = Counter({*(name.lower() for name in expected.headers), *_ALWAYS})
+    if names != wanted:
+        yield f"has the header fields {dict(names - wanted)} too many, {dict(wanted - names)} too few"
+        return
+    for name, value in expected.headers.items():
+        if str(parsed[name]) != value:
+            yield f"{name} is {str(parsed[name])!r}, not {value!r}"
+    if _lines(parsed.get_content()) != _lines(expected.text):
+        yield "its text is not the one that was expected"
+
+
+def _lines(text: str) -> list[str]:
+    return text.replace("\r\n", "\n").rstrip("\n").split("\n")
+
+
+# P
+
+
+def _private(history: History) -> Iterator[Violation]:
+    known = {delivery.email.lower() for delivery in history.deliveries}
+    for name, dump in history.dumps.items():
+        found = {address.lower() for address in _ADDRESS.findall(dump)} & known
+        if found:
+            yield Violation(property="P", what=f"{name} has {len(found)} addresses, such as {min(found)}")
+        for secret in history.secrets:
+            if secret in dump:
+                yield Violation(property="P", what=f"{name} has a secret at {dump.index(secret)}")
+
+
+# S
+
+
+def _stale(history: History) -> Iterator[Violation]:
+    for delivery in history.deliveries:
+        previous: Change | None = None
+        reports = history.reports_of.get(delivery.id, [])
+        for change in history.changes_of.get(delivery.id, []):
+            for what in _mistakes(previous, change, reports):
+                yield _of(delivery, "S", what)
+            previous = change
+        if previous is not None and (previous.new_state, previous.new_fence) != (
+            delivery.state,
+            delivery.fence,
+        ):
+            yield _of(delivery, "S", f"is {delivery.state}({delivery.fence}) after a change to {previous}")
+        committed = {change.new_fence for change in _commit_points(history, delivery.id)}
+        for report in reports:
+            if report.phase == "dot" and report.fence not in committed:
+                yield _of(delivery, "S", f"fence {report.fence} gave a dot, and passed no commit point")
+
+
+def _mistakes(previous: Change | None, change: Change, reports: list[Report]) -> Iterator[str]:
+    step = f"{change.old_state}({change.old_fence}) -> {change.new_state}({change.new_fence})"
+    if previous is not None and (previous.new_state, previous.new_fence) != (
+        change.old_state,
+        change.old_fence,
+    ):
+        yield f"{step} does not follow from {previous.new_state}({previous.new_fence})"
+    if change.old_state is not change.new_state and not is_legal(change.old_state, change.new_state):
+        yield f"{step} is not legal"
+    if change.new_fence != change.old_fence + _rise(change):
+        yield f"{step}: the fence must rise by {_rise(change)}"
+    if change.new_state is State.COMMITTING and change.old_owner != change.new_owner:
+        yield f"{step}: claimed by {change.old_owner}, committed by {change.new_owner}"
+    if _needs_a_report(change) and not any(_explains(report, change) for report in reports):
+        told = ", ".join(f"{one.outcome} of fence {one.fence}" for one in reports if one.at == change.at)
+        yield f"{step} was nobody's to make; at that time: {told or 'nothing'}"
+
+
+def _rise(change: Change) -> int:
+    """A claim raises the fence, and an operator's retry; what is uncertain may also go back by its own."""
+    if change.new_state is State.CLAIMED:
+        return 1
+    if change.new_state is State.PENDING and change.old_state is State.FAILED:
+        return 1
+    return int(change.is_operators_retry and change.old_state is State.UNCERTAIN)
+
+
+def _needs_a_report(change: Change) -> bool:
+    """What an attempt held ends by its own report, or the sweep's; or the campaign was cancelled."""
+    if change.is_operators_retry or change.new_state in {State.CANCELLED, State.COMMITTING}:
+        return False
+    return change.old_state in _HELD | {State.UNCERTAIN} or change.new_state is State.SENT
+
+
+def _explains(report: Report, change: Change) -> bool:
+    """A report was made in the change's own transaction, under its fence; a definite 250 may be older."""
+    if change.new_state is State.SENT:
+        return report.outcome == "sent" and report.fence <= change.old_fence and report.at <= change.at
+    return report.at == change.at and report.fence == change.old_fence
+
+
+def _of(delivery: DeliverySeen, name: str, what: str) -> Violation:
+    return Violation(property=name, what=what, delivery_id=delivery.id)

@@ -1,0 +1,354 @@
+"""The checker accepts a history in which all went well, and rejects one bad history of each kind."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from campaigns.demo.mail_record import AcceptedMail
+from campaigns.states import State, Status
+from tests.crowd import Crowd
+from tests.faults.checker import judge
+from tests.faults.history import (
+    CampaignSeen,
+    Change,
+    DeliverySeen,
+    Expected,
+    Fault,
+    FaultLog,
+    History,
+    Report,
+    collect,
+    watch,
+)
+
+P, Q, C, M = State.PENDING, State.QUEUED, State.CLAIMED, State.COMMITTING
+ONE, TWO = "primary", "secondary"
+MESSAGE = (
+    "From: News <news@example.com>\r\nTo: r+{0}@example.com\r\nSubject: Hi\r\n"
+    "Date: Mon, 1 Jan 2024 00:00:00 +0000\r\nMessage-ID: <token.{0}@example.com>\r\nMIME-Version: 1.0\r\n"
+    "Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 7bit\r\n\r\nHello\r\n"
+)
+
+
+def _delivery(number: int, state: State, **changes: Any) -> DeliverySeen:
+    values: dict[str, Any] = {
+        "id": number,
+        "campaign": "spring",
+        "email": f"r+{number}@example.com",
+        "state": state,
+        "server": ONE,
+        "fence": 1,
+        "updated_at": 13.0,
+    }
+    return DeliverySeen(**{**values, **changes})
+
+
+def _mail(number: int, server: str = ONE, at: float = 12.5) -> AcceptedMail:
+    return AcceptedMail(
+        id=f"{server}-{number}-{at}",
+        at=at,
+        server=server,
+        recipient=f"r+{number}@example.com",
+        sender="news@example.com",
+        message_id=f"<token.{number}@example.com>",
+        size=1,
+        sha256="",
+        reply_sent=True,
+        data=MESSAGE.format(number),
+    )
+
+
+class Chain:
+    """The changes of one delivery, each from where the last one left it."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._state, self._fence = P, 0
+        self._server: str | None = None
+        self._owner: str | None = None
+        self.changes: list[Change] = []
+
+    def to(self, state: State, at: float, *, server: str | None = None, raises: int = 0) -> "Chain":
+        owner = f"owner {self._fence + raises}" if state in {C, M} else None
+        self.changes.append(
+            Change(
+                seq=self._number * 100 + len(self.changes),
+                delivery_id=self._number,
+                old_state=self._state,
+                new_state=state,
+                old_fence=self._fence,
+                new_fence=self._fence + raises,
+                old_server=self._server,
+                new_server=server or self._server,
+                old_owner=self._owner,
+                new_owner=owner,
+                at=at,
+            )
+        )
+        self._state, self._fence, self._owner = state, self._fence + raises, owner
+        self._server = server or self._server
+        return self
+
+    def claimed(self, at: float, server: str = ONE) -> "Chain":
+        return self.to(Q, at, server=server).to(C, at + 0.1, raises=1)
+
+    def committed(self, at: float, server: str = ONE) -> "Chain":
+        return self.claimed(at, server).to(M, at + 0.2)
+
+
+def _report(number: int, outcome: str, at: float, *, fence: int = 1, **changes: Any) -> Report:
+    code = {"sent": 250, "deferred": 451, "rejected": 550}.get(outcome)
+    values: dict[str, Any] = {"server": ONE, "phase": "dot", "code": code}
+    return Report(delivery_id=number, outcome=outcome, at=at, fence=fence, **{**values, **changes})
+
+
+SENT = Chain(1).committed(12).to(State.SENT, 13.0)
+REROUTED = (
+    Chain(2)
+    .committed(10)
+    .to(Q, 11.0, server=TWO)
+    .to(C, 11.1, raises=1)
+    .to(M, 11.2)
+    .to(State.SENT, 13.0, server=TWO)
+)
+UNCERTAIN = Chain(3).committed(12).to(State.UNCERTAIN, 13.0)
+RESENT = (
+    Chain(4)
+    .committed(10)
+    .to(State.UNCERTAIN, 11.0)
+    .to(P, 11.5, raises=1)
+    .committed(12.0)
+    .to(State.SENT, 13.0)
+)
+CRASHED = Chain(5).claimed(10).to(P, 11.0).committed(12).to(State.SENT, 13.0)
+FAILED = Chain(6).claimed(12).to(State.FAILED, 13.0)
+CANCELLED = Chain(7).claimed(12).to(State.CANCELLED, 13.0)
+
+GOOD = History(
+    campaigns=[
+        CampaignSeen(
+            name="spring",
+            token="token",
+            status=Status.FINISHED,
+            kept={State.SENT: 4, State.UNCERTAIN: 1, State.FAILED: 1, State.CANCELLED: 1, P: 0},
+            total=7,
+            sent_by={ONE: 3, TWO: 1},
+            emails=frozenset(f"r+{number}@example.com" for number in range(1, 8)),
+        )
+    ],
+    deliveries=[
+        _delivery(1, State.SENT),
+        _delivery(2, State.SENT, server=TWO, fence=2),
+        _delivery(3, State.UNCERTAIN),
+        _delivery(4, State.SENT, fence=3),
+        _delivery(5, State.SENT, fence=2),
+        _delivery(6, State.FAILED),
+        _delivery(7, State.CANCELLED),
+    ],
+    changes=[
+        change
+        for chain in (SENT, REROUTED, UNCERTAIN, RESENT, CRASHED, FAILED, CANCELLED)
+        for change in chain.changes
+    ],
+    reports=[
+        _report(1, "sent", 13.0),
+        _report(2, "deferred", 11.0),
+        _report(2, "sent", 13.0, fence=2, server=TWO),
+        _report(3, "uncertain", 13.0, phase=None),
+        _report(4, "uncertain", 11.0),
+        _report(4, "sent", 13.0, fence=3),
+        _report(5, "crashed", 11.0, phase=None),
+        _report(5, "sent", 13.0, fence=2),
+        _report(6, "rejected", 13.0, phase="rcpt"),
+        _report(7, "unreachable", 14.0, phase="body"),
+    ],
+    accepted=[_mail(1), _mail(2, TWO), _mail(3), _mail(4, at=10.5), _mail(4), _mail(5)],
+    faults=[Fault(kind="kill", began_at=10.0, healed_at=11.0, may_leave_uncertain=1)],
+    seen_at=20.0,
+    final_within_seconds=5.0,
+    expected={
+        number: Expected(
+            envelope_sender="news@example.com",
+            envelope_recipient=f"r+{number}@example.com",
+            headers={
+                "From": "News <news@example.com>",
+                "To": f"r+{number}@example.com",
+                "Subject": "Hi",
+            },
+            text="Hello\n",
+        )
+        for number in range(1, 8)
+    },
+    dumps={"log": "campaign spring, delivery 1 sent; celery@here is ready"},
+    secrets=["hunter2"],
+)
+
+
+def _campaign(**changes: Any) -> History:
+    return replace(GOOD, campaigns=[replace(GOOD.campaigns[0], **changes)])
+
+
+def _row(number: int, **changes: Any) -> History:
+    rows = [replace(row, **changes) if row.id == number else row for row in GOOD.deliveries]
+    return replace(GOOD, deliveries=rows)
+
+
+def _chain(number: int, chain: Chain) -> History:
+    return replace(
+        GOOD, changes=[*(one for one in GOOD.changes if one.delivery_id != number), *chain.changes]
+    )
+
+
+def _mails(*more: AcceptedMail, without: int = 0) -> History:
+    kept = [mail for mail in GOOD.accepted if mail.message_id != f"<token.{without}@example.com>"]
+    return replace(GOOD, accepted=[*kept, *more])
+
+
+def _without_report(number: int, outcome: str) -> History:
+    reports = [one for one in GOOD.reports if (one.delivery_id, one.outcome) != (number, outcome)]
+    return replace(GOOD, reports=reports)
+
+
+def _data(old: str, new: str) -> History:
+    mail = GOOD.accepted[0]
+    assert mail.data is not None
+    return _mails(replace(mail, data=mail.data.replace(old, new)), without=1)
+
+
+BAD = {
+    "C: a row is gone": ("C", replace(GOOD, deliveries=GOOD.deliveries[1:])),
+    "C: a counter is off by one": ("C", _campaign(kept={**GOOD.campaigns[0].kept, State.SENT: 3})),
+    "C: the total is off by one": ("C", _campaign(total=8)),
+    "C: a server's counter is off by one": ("C", _campaign(sent_by={ONE: 4, TWO: 1})),
+    "C: somebody of the list was never added": ("C", _campaign(emails=frozenset({"x@example.com"}))),
+    "C: finished with somebody alive": ("C", _row(7, state=P, next_attempt_at=99.0, deferrals=1)),
+    "C: running with nobody alive": ("C", _campaign(status=Status.RUNNING)),
+    "C: pending without a time": ("C", _row(7, state=P)),
+    "C: queued without a time": ("C", _row(7, state=Q)),
+    "C: claimed without a lease": ("C", _row(7, state=C)),
+    "D: accepted by both": ("D", _mails(_mail(1, TWO, at=12.9))),
+    "D: accepted twice by one": ("D", _mails(_mail(1, at=12.9))),
+    "D: accepted again before the operator asked": ("D", _mails(_mail(4, at=10.7))),
+    "D: a mail of nobody": ("D", _mails(replace(_mail(1), message_id="<other.1@example.com>"))),
+    "T: nobody accepted it": ("T", _mails(without=1)),
+    "T: another server accepted it": ("T", _mails(_mail(1, TWO), without=1)),
+    "H: accepted, and failed": ("H", _mails(_mail(6))),
+    "H: accepted, and cancelled": ("H", _mails(_mail(7))),
+    "H: accepted, and still waiting": ("H", _row(1, state=P, next_attempt_at=99.0)),
+    "U: more than the faults explain": ("U", replace(GOOD, faults=[])),
+    "U: without a commit point": ("U", _chain(3, Chain(3).claimed(12).to(State.UNCERTAIN, 13.0))),
+    "L: long after the healing": ("L", _row(1, updated_at=16.5)),
+    "L: queued for ever": ("L", _row(7, state=Q, queued_at=1.0)),
+    "L: pending, and due": ("L", _row(7, state=P, next_attempt_at=19.0, deferrals=1)),
+    "L: pending for no recipient's sake": ("L", _row(7, state=P, next_attempt_at=99.0)),
+    "F: a dot without an answer, and another server": ("F", _without_report(2, "deferred")),
+    "F: what was uncertain was given away": (
+        "F",
+        replace(
+            GOOD,
+            reports=[replace(r, outcome="uncertain", code=None) if r.at == 11.0 else r for r in GOOD.reports],
+        ),
+    ),
+    "F: accepted by a server without a commit point": ("F", _mails(_mail(6, TWO))),
+    "B: another recipient": ("B", _mails(replace(_mail(1), recipient="x@example.com"), without=1)),
+    "B: another sender": ("B", _mails(replace(_mail(1), sender="x@example.com"), without=1)),
+    "B: a header too many": ("B", _data("Subject: Hi", "Subject: Hi\r\nBcc: x@example.com")),
+    "B: a header twice": ("B", _data("Subject: Hi", "Subject: Hi\r\nSubject: Hi")),
+    "B: a header too few": ("B", _data("Subject: Hi\r\n", "")),
+    "B: another subject": ("B", _data("Subject: Hi", "Subject: Ho")),
+    "B: a body cut short": ("B", _data("Hello", "Hell")),
+    "B: a bare line feed": ("B", _data("Hello\r\n", "Hello\n")),
+    "B: not kept": ("B", _mails(replace(_mail(1), data=None), without=1)),
+    "P: an address": ("P", replace(GOOD, dumps={"log": "sent to <R+1@example.com>."})),
+    "P: a secret": ("P", replace(GOOD, dumps={"redis": "AUTH hunter2"})),
+    "S: an illegal step": ("S", _chain(1, Chain(1).to(C, 12.0, raises=1).to(M, 12.1).to(State.SENT, 13.0))),
+    "S: a fence that was handed back": (
+        "S",
+        _chain(5, Chain(5).claimed(10).to(P, 11.0, raises=-1).committed(12).to(State.SENT, 13.0)),
+    ),
+    "S: a claim under the old fence": (
+        "S",
+        _chain(1, Chain(1).to(Q, 12.0, server=ONE).to(C, 12.1).to(M, 12.2).to(State.SENT, 13.0)),
+    ),
+    "S: failed and retried under the same fence": (
+        "S",
+        replace(
+            _chain(
+                5, Chain(5).claimed(10).to(State.FAILED, 11.0).to(P, 11.5).committed(12).to(State.SENT, 13)
+            ),
+        ),
+    ),
+    "S: a change by a stale attempt": (
+        "S",
+        replace(GOOD, reports=[replace(r, fence=1) if r.at == 13.0 else r for r in GOOD.reports]),
+    ),
+    "S: a change by nobody": ("S", _without_report(6, "rejected")),
+    "S: a lease that nobody judged": ("S", _without_report(5, "crashed")),
+    "S: a commit point of another owner": (
+        "S",
+        replace(
+            GOOD,
+            changes=[
+                replace(one, new_owner="another") if one.new_state is M else one for one in GOOD.changes
+            ],
+        ),
+    ),
+    "S: a dot without a commit point": (
+        "S",
+        replace(GOOD, reports=[*GOOD.reports, _report(6, "uncertain", 14.0)]),
+    ),
+    "S: a change behind the ledger's back": ("S", _row(1, fence=2)),
+    "S: a step that is missing": (
+        "S",
+        replace(GOOD, changes=[one for one in GOOD.changes if (one.delivery_id, one.new_state) != (1, M)]),
+    ),
+}
+
+
+def test_a_history_in_which_all_went_well_has_no_violation() -> None:
+    assert judge(GOOD) == []
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_history_is_rejected(name: str) -> None:
+    wanted, history = BAD[name]
+    found = judge(history)
+    assert wanted in {violation.property for violation in found}, found
+
+
+def test_a_resend_that_the_policy_asks_for_is_no_duplicate() -> None:
+    history = _mails(_mail(1, TWO, at=12.9))
+    resending = [replace(history.campaigns[0], resends=True)]
+    assert "D" not in {violation.property for violation in judge(replace(history, campaigns=resending))}
+
+
+def test_what_a_paused_campaign_holds_is_not_late() -> None:
+    history = _row(7, state=P, next_attempt_at=1.0)
+    paused = [replace(history.campaigns[0], status=Status.PAUSED)]
+    assert "L" not in {violation.property for violation in judge(replace(history, campaigns=paused))}
+
+
+def test_the_story_of_a_delivery_is_told_in_order() -> None:
+    story = GOOD.story(2).splitlines()
+    assert len(story) == len(REROUTED.changes) + 3
+    assert [float(line.split()[0]) for line in story] == sorted(float(line.split()[0]) for line in story)
+
+
+def test_the_history_of_a_ledger_is_collected_as_it_was(ledger: Any) -> None:
+    watch(ledger.database)
+    watch(ledger.database)
+    crowd = Crowd(ledger, 3)
+    faults = FaultLog()
+    with faults.injected("silence", may_leave_uncertain=1):
+        sent, doubtful, crashed = crowd.committing()
+    crowd.report(sent, State.SENT)
+    crowd.report(doubtful, State.UNCERTAIN, outcome="uncertain", code=None)
+    crowd.report(crashed, State.PENDING, outcome="unreachable", phase="body", code=None, from_committing=True)
+    token = ledger.campaign(crowd.name).token
+    mail = replace(_mail(sent.delivery_id), message_id=f"<{token}.{sent.delivery_id}@example.com>")
+    history = collect(ledger.database, [mail], faults.faults, emails={crowd.name: []})
+    assert [change.new_state for change in history.changes_of[sent.delivery_id]] == [Q, C, M, State.SENT]
+    found = judge(replace(history, campaigns=[replace(history.campaigns[0], emails=None)]))
+    assert [(one.property, one.delivery_id) for one in found] == [("L", crashed.delivery_id)]
+    assert [fault.healed_at is not None for fault in history.faults] == [True]
