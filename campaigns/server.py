@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -77,8 +78,8 @@ class Server(BaseModel):
     @field_validator("ca_file")
     @classmethod
     def _readable(cls, value: Path | None) -> Path | None:
-        if value is not None and not value.is_file():
-            raise ValueError(f"{value} is not a file")
+        if value is not None and not is_file(value):
+            raise ValueError(f"{str(value)!r} is not a file")
         return value
 
     @field_validator("on_activate", "on_deactivate", mode="before")
@@ -129,6 +130,11 @@ class Server(BaseModel):
             return False
 
 
+def is_file(path: Path) -> bool:
+    """Whether it is a file that can be seen. `Path.is_file` raises for names that no file can have."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
 def password_variable(name: str) -> str:
     """The environment variable that holds a server's password."""
     return "CAMPAIGNS_PASSWORD_" + name.upper().replace("-", "_")
@@ -146,7 +152,7 @@ def _parts(url: object, tls: object) -> dict[str, Any]:
         raise ValueError(f"url: must be {form}")
     if parts.username or parts.password:
         raise ValueError("url: no user or password here: use username, and password_file or the environment")
-    if parts.scheme == "smtps" and tls not in {None, "implicit"}:
+    if parts.scheme == "smtps" and tls not in (None, "implicit"):
         raise ValueError('tls: smtps:// implies "implicit"; leave tls out, or write smtp://')
     tls = "implicit" if parts.scheme == "smtps" else (tls or "starttls")
     return {"host": host, "port": port or _PORTS.get(str(tls), 25), "tls": tls}

@@ -20,7 +20,8 @@ from pydantic import ValidationError
 
 from campaigns.errors import SettingsError
 from campaigns.policies import BreakerPolicy, WarmUp
-from campaigns.server import password_variable
+from campaigns.printable import printable
+from campaigns.server import is_file, password_variable
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,8 @@ DELIVERY_KEYS = (
     *("retry_after", "give_up_after", "shutdown_seconds", "max_crashes"),
 )
 KeyPath = tuple[str | int, ...]
+_TOML_INTEGER_BITS = 64
+_DEEPEST = 20
 
 
 @dataclass(kw_only=True)
@@ -57,7 +60,7 @@ class Sources:
 
     def mistake(self, path: KeyPath, text: str) -> None:
         """Adds one line: where it was written, the key, what is wrong, what is allowed."""
-        for line in text.splitlines():
+        for line in text.split("\n"):
             key, line_text = _join(self._named(path), line)
             mistake = self._line(path, key, line_text)
             if mistake not in self.mistakes:
@@ -79,20 +82,24 @@ class Sources:
 
     def raise_mistakes(self) -> None:
         if self.mistakes:
-            raise SettingsError("\n".join(self.mistakes))
+            raise SettingsError("\n".join(map(printable, self.mistakes)))
 
 
 def read_sources(config: Path | None, environ: Mapping[str, str]) -> Sources:
     """Everything that was configured, merged. Raises SettingsError if there is nothing to read."""
     named = config or (Path(environ["CAMPAIGNS_CONFIG"]) if environ.get("CAMPAIGNS_CONFIG") else None)
     file = (named or Path("campaigns.toml")).absolute()
-    if named is not None and not file.is_file():
+    if not is_utf8(str(file)):
+        raise SettingsError(f"{printable(str(file))}: the name of its directory or its own must be UTF-8")
+    if named is not None and not is_file(file):
         raise SettingsError(f"{named}: there is no such configuration file; `campaigns init` writes one")
-    if not file.is_file() and not _configures(environ):
+    if not is_file(file) and not _configures(environ):
         raise SettingsError("no campaigns.toml in this directory: run `campaigns init` to write one")
-    sources = Sources(directory=file.parent, config_file=file if file.is_file() else None)
+    sources = Sources(directory=file.parent, config_file=file if is_file(file) else None)
     if sources.config_file:
         sources.data = _read_toml(sources.config_file)
+        _refuse_unprintable(sources, (), sources.data)
+        sources.raise_mistakes()
     _apply_environment(sources, environ)
     _refuse_unknown_keys(sources)
     _read_server_files(sources, environ)
@@ -104,8 +111,19 @@ def add_validation_errors(sources: Sources, error: ValidationError) -> None:
     """Pydantic's errors in our words; never the value itself where it could be a secret."""
     for item in error.errors(include_url=False, include_context=True):
         path = tuple(part for part in item["loc"] if not str(part).startswith("function-"))
+        if path[:1] == ("stream_weights",):
+            path = ("streams", *path[1:])  # where the operator wrote them
         context = {"given": item.get("input"), **item.get("ctx", {})}
         sources.mistake(path, _sentence(path, item["type"], item["msg"], context))
+
+
+def is_utf8(text: str) -> bool:
+    """Not so for what came as other bytes: Python keeps those as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
@@ -146,12 +164,23 @@ def _configures(environ: Mapping[str, str]) -> bool:
 def _read_toml(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{file.name}: this is not valid TOML: {error}") from None
     except UnicodeDecodeError:
         raise SettingsError(f"{file.name}: must be saved as UTF-8") from None
+    except (ValueError, RecursionError) as error:
+        raise SettingsError(f"{file.name}: this is not valid TOML: {printable(str(error))}") from None
     except OSError as error:
         raise SettingsError(f"{file.name}: cannot be read: {error.strerror}") from error
+
+
+def _refuse_unprintable(sources: Sources, path: KeyPath, value: object) -> None:
+    """What no error could quote: numbers beyond TOML's own limit, and tables in tables without end."""
+    if len(path) > _DEEPEST:
+        sources.mistake(path[:1], f"holds tables or lists in more than {_DEEPEST} others")
+    elif isinstance(value, dict | list):
+        for key, one in value.items() if isinstance(value, dict) else enumerate(value):
+            _refuse_unprintable(sources, (*path, key), one)
+    elif isinstance(value, int) and value.bit_length() >= _TOML_INTEGER_BITS:
+        sources.mistake(path, f"is a whole number of more than {_TOML_INTEGER_BITS} bits")
 
 
 def _apply_environment(sources: Sources, environ: Mapping[str, str]) -> None:
@@ -160,7 +189,9 @@ def _apply_environment(sources: Sources, environ: Mapping[str, str]) -> None:
         if not variable.startswith(PREFIX) or not value or variable.startswith(_PASSWORD_PREFIX):
             continue
         path = variable.removeprefix(PREFIX).lower().split("__")
-        if path[0] in TOP_KEYS:
+        if not is_utf8(value):
+            sources.mistakes.append(f"{variable}: must be UTF-8")
+        elif path[0] in TOP_KEYS:
             _override(sources, variable, path, value)
         elif close := difflib.get_close_matches(path[0], TOP_KEYS, n=1, cutoff=0.75):
             sources.mistakes.append(f"{variable}: unknown; did you mean {PREFIX}{close[0].upper()}?")
@@ -190,7 +221,8 @@ def _override(sources: Sources, variable: str, path: list[str], value: str) -> N
 def _replace_servers(sources: Sources, variable: str, value: str) -> None:
     try:
         servers = json.loads(value)
-    except ValueError:
+        json.dumps(servers, ensure_ascii=False).encode()  # not for what no file name and no server can hold
+    except (ValueError, RecursionError):
         servers = None
     if isinstance(servers, list) and all(isinstance(server, dict) for server in servers):
         sources.data["servers"] = servers
@@ -264,12 +296,14 @@ def _read_password(sources: Sources, index: int, file: Path) -> str:
         password = file.read_text(encoding="utf-8").rstrip("\r\n")
         if file.stat().st_mode & 0o077:
             logger.warning("password file can be read by others: chmod 600", extra={"file": str(file)})
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        sources.mistake(("servers", index, "password_file"), f"{file} cannot be read: {reason}")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "its name or what it holds is no text"
+        sources.mistake(
+            ("servers", index, "password_file"), f"{printable(str(file))} cannot be read: {reason}"
+        )
         return "unreadable"
     if not password:
-        sources.mistake(("servers", index, "password_file"), f"{file} is empty")
+        sources.mistake(("servers", index, "password_file"), f"{printable(str(file))} is empty")
         return "empty"
     return password
 

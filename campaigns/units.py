@@ -9,6 +9,7 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
 _RATE = re.compile(r"([0-9]{1,15})\s*/\s*([smhd])")
 _HIGHEST_PER_SECOND = 1_000_000
+_LARGEST = 1e300
 
 DURATION_FORM = 'a duration such as "90s", "5m", "1h" or "2d"'
 RATE_FORM = 'a rate such as "200/s", "600/m", "1000/h" or "50000/d"'
@@ -44,7 +45,7 @@ class Rate:
 def parse_duration_seconds(value: str | float) -> float:
     """Seconds of `"90s"`, `"5m"`, `"1h"`, `"2d"` or of a plain number. Raises ValueError."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        seconds = float(value)
+        seconds = float(value) if abs(value) < _LARGEST else float("inf")
     elif isinstance(value, str) and (match := _DURATION.fullmatch(value.strip())):
         seconds = float(match[1]) * _SECONDS[match[2]]
     else:
