@@ -171,7 +171,7 @@ def _stopped_in_mid_campaign(new_place: Places, stop: Callable[[Place], object])
             delivery="lease_seconds = 20\nconnect_seconds = 2",
             server_options=("--receive-buffer", "4096"),
             body="Dear {{ name }},\n"
-            + "a line of a long letter, which fills every buffer on its way\n" * 1_000,
+            + "a line of a long letter, which fills every buffer on its way\n" * 300,
         ),
         addresses(3_000),
     )
