@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 JOBS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench bench-failover check lint format clean
+.PHONY: help install demo test faults bench bench-failover check lint format clean
 
 help:  ## Show what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,7 +19,10 @@ demo: $(STAMP)  ## Send a campaign over two local servers and kill one of them o
 	@$(BIN)/campaigns demo
 
 test: check  ## Run the checks and all tests
-	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not slow"
+
+faults: $(STAMP)  ## Inject every fault that there is, and judge what came of it (under half an hour)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal tests/faults
 
 bench: $(STAMP)  ## Measure imports and failover on both databases (some minutes)
 	@$(BIN)/python -m bench.import_recipients

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -29,7 +29,7 @@ __all__ = ["Place", "addresses", "eventually"]
 
 CONFIGURATION = """
 database = "{database}"
-broker = "embedded"
+broker = "{broker}"
 {top}
 
 [[servers]]
@@ -89,6 +89,8 @@ class Place:
         tables: str = "",
         body: str = BODY,
         server_options: Sequence[str] = (),
+        broker_url: str = "embedded",
+        worker_environ: Mapping[str, str] | None = None,
     ) -> None:
         self.directory = directory
         self.primary = SmtpServerProcess(directory / "primary.jsonl", name="primary", options=server_options)
@@ -101,6 +103,8 @@ class Place:
         self._rate = rate
         self._top, self._tables = top, tables
         self._body = body
+        self._broker_url = broker_url
+        self._worker_environ = dict(worker_environ or {})
         self.workers: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
@@ -110,8 +114,9 @@ class Place:
         self.config.write_text(
             CONFIGURATION.format(
                 database=self._database,
-                primary=self.primary.port,
-                secondary=self.secondary.port,
+                broker=self._broker_url,
+                primary=self.port_of(self.primary),
+                secondary=self.port_of(self.secondary),
                 connections=self._connections,
                 delivery=self._delivery,
                 rate=self._rate,
@@ -121,7 +126,8 @@ class Place:
         )
         self.settings: Settings = load_settings(self.config, {})
         self.broker = EmbeddedBroker.of(self.settings)
-        self.broker.start()
+        if self.settings.embedded:
+            self.broker.start()
         self.database = create_database(self.settings.database)
         self.database_file = self.database.engine.url.database or ""
         self.database.upgrade()
@@ -137,13 +143,22 @@ class Place:
         self.secondary.kill()
         self.database.close()
 
-    def start_worker(self, *servers: str, log_name: str = "") -> subprocess.Popen[bytes]:
-        """A real `celery worker` on the queues of these servers; returns at once."""
+    def port_of(self, server: SmtpServerProcess) -> int:
+        """Where the workers find this mail server."""
+        return server.port
+
+    def start_worker(
+        self, *servers: str, log_name: str = "", program: Sequence[str] = ("celery",)
+    ) -> subprocess.Popen[bytes]:
+        """A real `celery worker` on the queues of these servers; returns at once.
+
+        `program`: a module that does as Celery's own, and its first arguments.
+        """
         queues = ",".join(f"smtp.{server}" for server in servers)
-        command = [sys.executable, "-m", "celery", "-A", "workers", "worker", "-Q", queues, "-l", "INFO"]
+        command = [sys.executable, "-m", *program, "-A", "workers", "worker", "-Q", queues, "-l", "INFO"]
         command += ["-n", f"{log_name or '-'.join(servers)}-{len(self.workers)}@here", "--without-mingle"]
         log = self.directory / f"worker-{len(self.workers)}-{'-'.join(servers)}.log"
-        environ = {**os.environ, "CAMPAIGNS_CONFIG": str(self.config)}
+        environ = {**os.environ, "CAMPAIGNS_CONFIG": str(self.config), **self._worker_environ}
         with log.open("wb") as output:
             worker = subprocess.Popen(
                 bound_command(command),
@@ -163,7 +178,9 @@ class Place:
 
     def wait_for_workers(self, count: int) -> None:
         eventually(
-            lambda: len(self.ledger.live_workers(10)) >= count, what=lambda: f"{count} workers\n{self.logs()}"
+            lambda: len(self.ledger.live_workers(10)) >= count,
+            seconds=60.0,
+            what=lambda: f"{count} workers\n{self.logs()}",
         )
 
     def kill(self, worker: subprocess.Popen[bytes], number: int = signal.SIGKILL) -> None:

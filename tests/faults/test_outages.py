@@ -7,24 +7,15 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
-import pytest
-
 from campaigns.states import State
 from tests.acceptance.conftest import Places
 from tests.acceptance.place import Place, addresses, eventually
-from tests.postgres import PostgresServer, postgres_server
+from tests.postgres import PostgresServer
 
 DELIVERY = "lease_seconds = 3\nconnect_seconds = 2"
 OUTAGE_SECONDS = float(os.environ.get("CAMPAIGNS_TEST_OUTAGE_SECONDS", "8"))
 """A minute, where somebody has the time."""
 BACK_AT_WORK_SECONDS = 15
-
-
-@pytest.fixture
-def own_postgres() -> Iterator[PostgresServer]:
-    """A server that may be killed; the others' goes on."""
-    with postgres_server() as server:
-        yield server
 
 
 def _sends_again_within(place: Place, seconds: float) -> None:

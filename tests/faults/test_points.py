@@ -1,0 +1,89 @@
+"""A worker dies, or sleeps through its leases, at each named point of an attempt."""
+
+import pytest
+
+from campaigns.demo.smtp_process import SmtpServerProcess
+from campaigns.states import State
+from tests.acceptance.place import addresses, eventually
+from tests.faults.history import History
+from tests.faults.odd_worker import POINTS
+from tests.faults.trial import Trial, Trials
+
+FAST = ("commit point unheard", "dot handed over")
+"""Those that `make test` runs, too."""
+EMAILS = addresses(80)
+NOT_TOGETHER = {"extensions": ["SIZE 52428800", "8BITMIME", "ENHANCEDSTATUSCODES", "SMTPUTF8"]}
+"""Without PIPELINING each command waits for the reply to the one before."""
+BEFORE_THE_DOT = POINTS[: POINTS.index("dot handed over")]
+NEVER_COMMITTED = POINTS[: POINTS.index("commit point unheard")]
+
+
+def _points() -> list[object]:
+    return [pytest.param(point, marks=() if point in FAST else pytest.mark.slow) for point in POINTS]
+
+
+def _one_at_a_time(trial: Trial) -> SmtpServerProcess:
+    trial.primary.control(NOT_TOGETHER)
+    return trial.primary
+
+
+def _uncertain(history: History) -> int:
+    return sum(delivery.state is State.UNCERTAIN for delivery in history.deliveries)
+
+
+@pytest.mark.parametrize("point", _points())
+def test_a_worker_that_is_killed_loses_nobody_and_serves_nobody_twice(trial: Trial, point: str) -> None:
+    _one_at_a_time(trial)
+    doomed = trial.odd_worker("primary", oddities=f"kill:{point}:15")
+    trial.start_worker("secondary")
+    trial.wait_for_workers(2)
+    trial.send("spring", EMAILS)
+    trial.wait_for_death(doomed)
+    at_dot = trial.at_its_dot(doomed)
+    trial.faults.note(f"worker killed: {point}", may_leave_uncertain=at_dot)
+    history = trial.verdict()
+    assert _uncertain(history) <= at_dot
+    assert trial.count("spring", State.SENT) == len(EMAILS) - _uncertain(history)
+
+
+@pytest.mark.parametrize("point", _points())
+def test_a_worker_that_sleeps_through_its_lease_changes_nothing_that_is_another_s(
+    trial: Trial, point: str
+) -> None:
+    _one_at_a_time(trial)
+    sleeper = trial.odd_worker("primary", oddities=f"stop:{point}:15")
+    trial.start_worker("secondary")
+    trial.wait_for_workers(2)
+    trial.send("spring", EMAILS)
+    trial.wait_for_sleep(sleeper)
+    with trial.outage(f"worker stopped: {point}", may_leave_uncertain=trial.at_its_dot(sleeper)):
+        eventually(
+            lambda: trial.count("spring", State.SENT) + trial.count("spring", State.UNCERTAIN) == len(EMAILS),
+            seconds=60,
+            what=trial.logs,
+        )
+        sleeper.send_signal(18)
+    eventually(lambda: trial.count("spring", State.UNCERTAIN) == 0, seconds=30, what=trial.logs)
+    trial.verdict()
+    assert trial.count("spring", State.SENT) == len(EMAILS), (
+        "its own late replies resolved what was uncertain"
+    )
+
+
+@pytest.mark.slow
+def test_workers_that_are_ended_warmly_under_load_leave_nothing_behind(new_trial: Trials) -> None:
+    trial = new_trial()
+    for server in (trial.primary, trial.secondary):
+        server.set("dot", "delay", seconds=0.1)
+    trial.start_workers()
+    trial.send("spring", addresses(1_500))
+    for goal in (200, 500, 800):
+        eventually(lambda goal=goal: trial.count("spring", State.SENT) >= goal, what=trial.logs)
+        ended = next(worker for worker in trial.workers if worker.poll() is None)
+        with trial.outage("worker ended warmly"):
+            ended.terminate()
+            assert ended.wait(30) == 0
+            assert trial.at_its_dot(ended) == 0
+            trial.start_worker("primary", "secondary")
+    trial.verdict()
+    assert trial.count("spring", State.SENT) == 1_500
