@@ -61,14 +61,16 @@ class Allowance:
     """What the limits of the servers allowed at the last `refresh`. Belongs to one thread.
 
     `processes(server)`: how many worker processes read a server's queue, for the time when they cannot talk.
+    `fills`: see Limits.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what varies, by keyword
         self,
         settings: Settings,
         ledger: Ledger,
         *,
         processes: Callable[[str], int] = lambda _: 1,
+        fills: bool = True,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -77,7 +79,7 @@ class Allowance:
         self._ledger = ledger
         self._processes = processes
         self._monotonic = monotonic
-        self._limits = Limits(settings.state_url, memory=Remembered(settings, ledger))
+        self._limits = Limits(settings.state_url, memory=Remembered(settings, ledger), fills=fills)
         self._views: dict[Key, View] = {}
         self._rooms: dict[Key, float] = {}
         self._spread = Spread()

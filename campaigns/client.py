@@ -369,7 +369,7 @@ class Client:
 
     @cached_property
     def _allowance(self) -> Allowance:
-        return Allowance(self.settings, self.ledger)
+        return Allowance(self.settings, self.ledger, fills=False)
 
     def _readers(self) -> frozenset[str]:
         workers = self.ledger.live_workers(WORKER_SECONDS)

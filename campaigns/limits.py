@@ -67,21 +67,25 @@ class Memory(Protocol):
 class Limits:
     """`take` from limits. Never raises when Redis or the database is away. Safe to use from threads.
 
-    Limits that are counted need a `memory`. `clock`: epoch seconds; None is Redis's own time.
+    Limits that are counted need a `memory`. `fills`: whether counts that Redis has lost are read from it for
+    all; not by who only looks, whose configuration may not be the workers' yet: what he began to count,
+    nobody would go on with. `clock`: epoch seconds; None is Redis's own time.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what varies, by keyword
         self,
         state_url: str | None,
         namespace: str = "campaigns",
         *,
         memory: Memory | None = None,
+        fills: bool = True,
         clock: Callable[[], float] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._namespace = namespace
         self._client: Any = None if state_url is None else connect(state_url)
         self._memory = memory
+        self._fills = fills
         self._generation = f"{namespace}:counts:{memory.name if memory else ''}"
         self._clock = clock
         self._monotonic = monotonic
@@ -90,6 +94,7 @@ class Limits:
         self._begun: set[str] = set()
         self._before = Meter()
         self._read_before_at = float("-inf")
+        self._has_counted_alone = False
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -107,6 +112,7 @@ class Limits:
         """A grant for each request, in one round trip."""
         if self._client is not None and self._monotonic() >= self._away_until:
             try:
+                self._own_up()
                 grants = self._take_shared(requests)
                 self._read_before_at = float("-inf")
                 return grants
@@ -151,12 +157,23 @@ class Limits:
         lost = [index for index, grant in enumerate(grants) if grant.granted == _LOST]
         if not lost:
             return grants
+        if not self._fills:
+            with self._lock:
+                for index in lost:
+                    grants[index] = self._take_alone(requests[index])
+            return grants
         wait_seconds = self._restore()
         again = self._call([requests[index] for index in lost])
         for index, grant in zip(lost, again, strict=True):
             is_lost = grant.granted == _LOST
             grants[index] = Grant(granted=0, wait_seconds=wait_seconds) if is_lost else grant
         return grants
+
+    def _own_up(self) -> None:
+        """What went out while Redis was away is in the ledger alone: have the counts read from there."""
+        if self._has_counted_alone:
+            self._client.delete(self._generation)
+            self._has_counted_alone = False
 
     def _call(self, requests: Sequence[Request]) -> list[Grant]:
         try:
@@ -209,10 +226,12 @@ class Limits:
 
     def _take_alone(self, request: Request) -> Grant:
         now = self._clock() if self._clock is not None else time.time()
-        if any(limit.is_counted for limit in request.limits) and not self._knows_before(now):
+        is_counted = any(limit.is_counted for limit in request.limits)
+        if is_counted and not self._knows_before(now):
             return Grant(granted=0, wait_seconds=LOST_SECONDS, limit=request.limits[0])
         parts = [self._part(limit, request.processes, now) for limit in request.limits]
         grant = self._own.take(parts, request.wanted, now)
+        self._has_counted_alone |= is_counted and grant.granted > 0
         return replace(grant, wait_seconds=min(grant.wait_seconds, READ_AGAIN_SECONDS))
 
     def _part(self, limit: Limit, processes: int, now: float) -> Limit:

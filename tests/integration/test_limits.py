@@ -226,6 +226,35 @@ def test_without_the_broker_each_keeps_its_part_of_what_is_left_of_the_hour(brok
     limits.close()
 
 
+def test_what_went_out_without_the_broker_is_counted_when_it_is_back(broker: EmbeddedBroker) -> None:
+    ledger, later = _Ledger((HOUR, 600.0, 60)), [0.0]
+    url = f"unix://{broker.socket}"
+    limits = Limits(url, memory=ledger, monotonic=lambda: time.monotonic() + later[0])
+    assert _take(limits, 1, HOUR).granted == 1
+    broker.kill()
+    ledger.used = ((HOUR, 600.0, 61),)
+    assert _take(limits, 99, HOUR).granted == 39
+    ledger.used = ((HOUR, 600.0, 100),)
+    broker.start()
+    with redis.Redis.from_url(url) as client:
+        assert list(client.scan_iter("*:count:*")), "it was away, and has lost nothing"
+    later[0] += 5.0
+    assert sum(_take(limits, 99, HOUR).granted for _ in range(3)) == 0
+    assert _take(limits, 0, HOUR).left == (0,)
+    limits.close()
+
+
+def test_who_only_looks_keeps_no_counts_for_others(url: str) -> None:
+    ledger = _Ledger((HOUR, 600.0, 10))
+    looking, taking = Limits(url, memory=ledger, fills=False), Limits(url, memory=ledger)
+    assert _take(looking, 0, HOUR).left == (90,)
+    ledger.used = ((HOUR, 600.0, 95),)
+    assert _take(taking, 99, HOUR).granted == 5, "what went out since somebody looked is not forgotten"
+    assert _take(looking, 0, HOUR).left == (0,)
+    looking.close()
+    taking.close()
+
+
 def test_a_script_that_redis_has_forgotten_is_told_again(url: str) -> None:
     limits = Limits(url, memory=_Ledger())
     assert _take(limits, 1, HOUR).granted == 1
