@@ -88,7 +88,7 @@ class Rooms:
             room=self._room[server, False],
             sent_per_second=readers.sent_per_second.get(server, 0.0),
             capacity_per_second=readers.capacity_per_second.get(server),
-            is_limited=self._is_limited(server) and self._allowance.room(server, LIMIT_SECONDS) <= 0,
+            is_limited=self._is_limited(server) and self._allowed(server) <= 0,
             is_stuck=window is not None and window.is_stuck(self._monotonic()),
         )
 
@@ -103,8 +103,11 @@ class Rooms:
             return max(0, PROBES - self._queued_in_all(server))
         rate = self._fleet.readers.sent_per_second.get(server, 0.0)
         room = min(self._window(server, urgent).look(queued, rate, now), self._most)
-        allowed = self._allowance.room(server, LIMIT_SECONDS) - self._queued_in_all(server)
-        return max(0, min(room, allowed))
+        return max(0, min(room, self._allowed(server)))
+
+    def _allowed(self, server: str) -> int:
+        """How many more its limits will let out soon, beside what is queued."""
+        return self._allowance.room(server, LIMIT_SECONDS) - self._queued_in_all(server)
 
     def _queued_in_all(self, server: str) -> int:
         return self._queued.get((server, True), 0) + self._queued.get((server, False), 0)

@@ -23,7 +23,8 @@ class Load:
     """How one server does. `room`: how many more may be queued for it. Rates are mails per second.
 
     `capacity_per_second`: what it would send if it were kept busy; None while that is not known.
-    `is_limited`: its limits allow nothing now. `is_stuck`: nothing has left its queue for a while.
+    `is_limited`: what is queued is as much as its limits will let out soon. `is_stuck`: nothing has left its
+    queue for a while.
     """
 
     queued: int

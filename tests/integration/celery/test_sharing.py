@@ -129,3 +129,15 @@ def test_a_reroute_gives_a_limited_server_what_it_may_take_and_the_rest_waits_in
     assert 0 < bench.queued["secondary"] <= 12
     assert "primary" not in bench.queued
     assert crowd.in_state(State.PENDING) >= 288
+
+
+@pytest.mark.parametrize("bench", [{"server_limits": {"primary": {"rate": "3/s"}}}], indirect=True)
+def test_by_capacity_what_a_rate_holds_back_goes_to_the_idle_one(bench: Bench) -> None:
+    crowd = Crowd(bench.ledger, 100)
+    bench.worker("primary", 3.0, 500.0)
+    bench.worker("secondary", 3.0, 500.0)
+    bench.fill()
+    work_off(bench, crowd, "secondary")
+    bench.producer.run_once()
+    assert bench.queued["secondary"] > 0, "though it was the primary's turn"
+    assert bench.queued["primary"] <= 12
