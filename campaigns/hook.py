@@ -23,7 +23,8 @@ GRACE_SECONDS = 2.0
 """Between SIGTERM and SIGKILL."""
 MOST_OUTPUT_BYTES = 4_000
 MOST_LINES = 10
-SECRETS = "CAMPAIGNS_PASSWORD_"
+OURS, HANDED_ON = "CAMPAIGNS_", "CAMPAIGNS_CONFIG"
+"""Of our settings in the environment any may hold a password, or an address that is a secret."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +44,8 @@ def run_hook(
 ) -> HookResult:
     """Run it in `directory` until it ends; its process group is ended when its time is over or `stop` is set.
 
-    It has no input and no passwords of ours in its environment. What it leaves running in the background
-    lives on, and should write its output to a place of its own.
+    It has no input, and of our settings in the environment only the name of the configuration file. What it
+    leaves running in the background lives on, and should write its output to a place of its own.
     """
     with tempfile.TemporaryFile() as output:
         try:
@@ -75,7 +76,7 @@ def _wait(process: subprocess.Popen[bytes], within_seconds: float, stop: threadi
             return "was ended with the worker"
     status = process.returncode
     if status < 0:
-        return f"was ended by {signal.Signals(-status).name}"
+        return f"was ended by {_name(-status)}"
     return f"ended with status {status}" if status else ""
 
 
@@ -93,8 +94,16 @@ def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
         os.killpg(process.pid, number)
 
 
+def _name(number: int) -> str:
+    """Real-time signals have none."""
+    known = {one.value: one.name for one in signal.Signals}
+    return known.get(number, f"signal {number}")
+
+
 def _environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith(SECRETS)}
+    return {
+        name: value for name, value in os.environ.items() if not name.startswith(OURS) or name == HANDED_ON
+    }
 
 
 def _last_lines(output: IO[bytes]) -> str:

@@ -48,6 +48,13 @@ def test_a_command_that_fails_says_how(tmp_path: Path) -> None:
     assert result.error == f"{sys.executable} ended with status 3"
 
 
+@pytest.mark.parametrize("number", [9, 40], ids=["SIGKILL", "a real-time signal"])
+def test_one_that_a_signal_ends_says_which(tmp_path: Path, number: int) -> None:
+    result = run(tmp_path, *python(f"import os; os.kill(os.getpid(), {number})"))
+    name = {9: "SIGKILL", 40: "signal 40"}[number]
+    assert result.error == f"{sys.executable} was ended by {name}"
+
+
 @pytest.mark.parametrize("command", ["/nowhere/at/all", "no-such-program-here"])
 def test_a_program_that_is_not_there_is_told(tmp_path: Path, command: str) -> None:
     assert run(tmp_path, command).error == f"{command} cannot be run: No such file or directory"
@@ -63,6 +70,9 @@ def test_its_output_is_bounded_and_without_addresses(tmp_path: Path) -> None:
 
 def test_our_passwords_are_not_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CAMPAIGNS_PASSWORD_PRIMARY", "hunter2")
+    monkeypatch.setenv("CAMPAIGNS_DATABASE", "postgresql://us:hunter2@db/campaigns")
+    monkeypatch.setenv("CAMPAIGNS_BROKER", "redis://:hunter2@broker/0")
+    monkeypatch.setenv("CAMPAIGNS_ALERTS__WEBHOOK", "https://hooks.example.com/hunter2")
     monkeypatch.setenv("CAMPAIGNS_CONFIG", "here")
     code = "import os; print([name for name in os.environ if name.startswith('CAMPAIGNS_')])"
     assert run(tmp_path, *python(code)).output == "['CAMPAIGNS_CONFIG']"
