@@ -30,6 +30,8 @@ __all__ = ["MOST_SEEDS", "DrillPlan", "Rehearsal", "read_seeds"]
 
 MOST_SEEDS = 100
 """More is rather a list of customers, given by mistake."""
+MOST_SECONDS = 600.0
+"""A server that is declared dead is so until the end, whatever becomes of who declared it."""
 NOTICE_SECONDS = 3.0
 """Between the announcement and the death: every worker looks for drills every 2 s."""
 RETURN_SECONDS, LIVE_RETURN_SECONDS = 30.0, 180.0
@@ -105,7 +107,7 @@ class Rehearsal:
 
         Raises DrillRefused before anything is declared dead, MessageError for a wrong sender.
         """
-        self._check_seeds()
+        self._check_plan()
         self._stream = self._stream_with_another_server()
         compile_campaign(CampaignContent(token="check", **self._content(FAILOVER)))  # noqa: S106 - no secret
         plan = self._plan
@@ -123,7 +125,11 @@ class Rehearsal:
 
     # ---- before: may it be done at all?
 
-    def _check_seeds(self) -> None:
+    def _check_plan(self) -> None:
+        if not 0 < self._plan.seconds <= MOST_SECONDS:  # nor is it, if it is no number
+            raise DrillRefused(
+                f"a server may count as dead for {MOST_SECONDS:g} s at most, and for more than 0"
+            )
         if not self._plan.seeds:
             raise DrillRefused("there is no address in the list of seeds")
         if len(self._plan.seeds) > MOST_SEEDS:

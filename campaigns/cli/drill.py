@@ -85,7 +85,9 @@ def drill(  # noqa: PLR0913, PLR0917 - the options of the command
 
 
 @click.command()
-@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="The last ones.")
+@click.option(
+    "--limit", type=click.IntRange(1, 1_000_000), default=20, show_default=True, help="The last ones."
+)
 @json_option
 def drills(limit: int, as_json: bool) -> None:
     """The drills so far and what they showed; the newest last."""

@@ -178,7 +178,9 @@ def _note_closed_streams(streams: Sequence[str]) -> None:
 
 @click.command()
 @click.option("--server", help="What concerns this server alone.")
-@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="The last ones.")
+@click.option(
+    "--limit", type=click.IntRange(1, 1_000_000), default=100, show_default=True, help="The last ones."
+)
 @json_option
 def events(server: str | None, limit: int, as_json: bool) -> None:
     """What changed, when and why; the newest last.

@@ -81,6 +81,8 @@ def test_the_commands_of_the_contract_are_there() -> None:
         ["up", "--processes", "0"],
         ["send", "spring"],
         ["events", "--limit", "0"],
+        ["events", "--limit", "9" * 20],
+        ["drills", "--limit", "9" * 20],
     ],
 )
 def test_wrong_usage_has_exit_status_2(desk: Desk, arguments: list[str]) -> None:

@@ -39,6 +39,7 @@ SENDER = ("--from", "drill@example.com")
         ((*SEEDS, *SENDER), "no worker is running"),
         ((*SEEDS, *SENDER, "--server", "primry"), "primary"),
         ((*SEEDS, *SENDER, "--live"), "with --yes"),
+        ((*SEEDS, *SENDER, "--seconds", "nan"), "600 s at most"),
     ],
 )
 def test_what_is_missing_is_said_before_anything_is_declared_dead(
