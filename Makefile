@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 JOBS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test faults bench bench-failover check lint format clean
+.PHONY: help install demo test faults bench bench-failover model check lint format clean
 
 help:  ## Show what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ bench-failover: $(STAMP)  ## Measure five ways for the primary to fail, on both 
 	@$(BIN)/python -m bench.outages
 	@$(BIN)/python -m bench.moving --postgresql
 	@$(BIN)/python -m bench.outages --postgresql
+
+model: $(STAMP)  ## Check the model of the ledger's protocol, and that it breaks without its guards (needs spin)
+	@$(BIN)/python proof/run.py
 
 check: $(STAMP)  ## Lint, format, types and import rules
 	@$(BIN)/ruff check .
