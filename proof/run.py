@@ -146,11 +146,11 @@ def run(command: Sequence[str], directory: Path) -> str:
 
 
 def steps(directory: Path, case: Case) -> str:
-    """The counterexample: the steps of the model that were carried out, in their order, as they stand there."""
+    """The counterexample: the model's steps that were carried out, as they stand there."""
     told = run(["spin", *case.arguments, "-t", "-p", "-k", f"{MODEL.name}.trail", str(MODEL)], directory)
     source = MODEL.read_text(encoding="utf-8").splitlines()
     guards = re.finditer(r"proc\s+(\d+) \((\w+):\d+\) \S*?:(\d+) \(state \d+\)\s+\[\(", told)
-    done = [(one[2], one[1], source[int(one[3]) - 1].strip()) for one in guards]
+    done = [(one[2], one[1], source[int(one[3]) - 1].split("/*")[0].strip()) for one in guards]
     return "\n".join(
         f"{name} {number}: {step}" for name, number, step in done if step.startswith(":: d_step")
     )
