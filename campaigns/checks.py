@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import redis
@@ -38,7 +41,7 @@ def run_checks(settings: Settings) -> list[Finding]:
     """Tries everything, the servers at the same time. Sends and changes nothing."""
     findings = [check_database(settings), check_broker(settings), *check_state(settings)]
     with ThreadPoolExecutor(max_workers=8) as pool:
-        findings += pool.map(_server_finding, settings.servers)
+        findings += pool.map(partial(_server_finding, settings), settings.servers)
     return [*findings, *check_alerts(settings)]
 
 
@@ -128,6 +131,32 @@ def _connect_amqp(url: str) -> None:
         raise BrokerUnavailable(f"the broker cannot be reached: {cause}") from error
 
 
-def _server_finding(server: Server) -> Finding:
+def _server_finding(settings: Settings, server: Server) -> Finding:
+    name = f"server {server.name}"
+    for key, command in (("on_activate", server.on_activate), ("on_deactivate", server.on_deactivate)):
+        if command and not _can_run(command[0], settings.directory):
+            return Finding(name=name, ok=False, detail=f"{key}: no program {command[0]!r} can be run here")
     found = check_server(server)
-    return Finding(name=f"server {server.name}", ok=found.ok, detail=found.detail)
+    if not found.ok and server.on_activate and not _is_started(settings, server):
+        detail = f"{server.host}:{server.port}: not started; `on_activate` starts it when it is needed"
+        return Finding(name=name, ok=True, detail=detail)
+    return Finding(name=name, ok=found.ok, detail=found.detail)
+
+
+def _can_run(program: str, directory: Path) -> bool:
+    """Whether the command of a standby is there: with a slash beside the configuration, else in PATH."""
+    return shutil.which(str(directory / program) if "/" in program else program) is not None
+
+
+def _is_started(settings: Settings, server: Server) -> bool:
+    """Whether a standby should answer; not if the database cannot be asked, which another finding tells."""
+    if settings.missing_database_file is not None:
+        return False
+    database = create_database(settings.database)
+    try:
+        standby = Ledger(database).standbys().get(server.name)
+        return standby is not None and standby.state == "active"
+    except CampaignsError:
+        return False
+    finally:
+        database.close()

@@ -62,7 +62,8 @@ class Sweeper:
             self._record(name, Status.SCHEDULED, Status.RUNNING, "its time has come")
         self._end_leases()
         for name in self._ledger.finish_idle():
-            self._record(name, Status.RUNNING, Status.FINISHED, "nobody waits any more")
+            if self._ledger.campaign(name).purpose == "campaign":  # the end of a drill or an alert is no news
+                self._record(name, Status.RUNNING, Status.FINISHED, "nobody waits any more")
         self._ledger.end_blocks()
         self._ledger.forget_workers(20 * READER_SECONDS)
         self._fleet.refresh()

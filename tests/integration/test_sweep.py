@@ -1,11 +1,13 @@
 """The sweep, step by step, on a real ledger (both kinds) and a real Valkey; no workers, no waiting."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import redis
+from sqlalchemy import text
 
 from campaigns.broker_queue import waiting_deliveries
 from campaigns.client import Client
@@ -106,6 +108,57 @@ def test_a_server_that_another_worker_still_reads_is_not_gone(bench: Bench) -> N
     assert bench.ledger.queued_counts().get("renamed", 0) == 20
 
 
+def test_a_queue_that_nobody_reads_is_given_to_the_other(bench: Bench) -> None:
+    crowd = Crowd(bench.ledger, 20)
+    crowd.queue("primary")
+    bench.ledger.heartbeat("worker-2", ["secondary"], host="here", pid=1, sent_per_second=0.0)
+    with bench.ledger.database.write() as connection:  # it has been there for long: nobody else starts now
+        connection.execute(text("UPDATE worker SET started_at = started_at - 60"))
+    bench.fleet.refresh_soon()
+    bench.sweeper.run_once()
+    assert bench.ledger.queued_counts() == {"secondary": 20}
+
+
+def test_what_waits_for_a_closed_server_goes_to_the_other_and_for_a_drained_one_stays(bench: Bench) -> None:
+    crowd = Crowd(bench.ledger, 20)
+    crowd.queue("primary")
+    bench.ledger.set_server_mode("primary", "drained")
+    bench.fleet.refresh_soon()
+    bench.sweeper.run_once()
+    assert bench.ledger.queued_counts() == {"primary": 20}
+    assert bench.fleet.usable("promotional") == ("secondary",), "but nothing new comes"
+    bench.ledger.set_server_mode("primary", "closed")
+    bench.fleet.refresh_soon()
+    bench.sweeper.run_once()
+    assert bench.ledger.queued_counts() == {"secondary": 20}
+    assert bench.fleet.usable("promotional") == ("secondary",)
+
+
+def test_without_redis_nobody_moves_mail_on_its_own_opinion(bench: Bench) -> None:
+    """Of two processes that each know of one dead server, one would hand it back to the other."""
+    crowd = Crowd(bench.ledger, 20)
+    crowd.queue("primary")
+    with redis.Redis(unix_socket_path=str(bench.settings.broker_socket)) as client:
+        client.shutdown(nosave=True)
+    bench.break_primary()
+    bench.sweeper.run_once()
+    assert bench.fleet.state("primary") == "open"
+    assert bench.ledger.queued_counts() == {"primary": 20}
+
+
+def test_what_a_worker_has_in_hand_is_not_published_again(bench: Bench) -> None:
+    crowd = Crowd(bench.ledger, 10)
+    crowd.queue("primary")
+    crowd.set("queued_at", 1.0)
+    publish_all(bench, crowd)
+    with redis.Redis(unix_socket_path=str(bench.settings.broker_socket)) as client:
+        (key,) = client.scan_iter("smtp.primary*")
+        for number, message in enumerate(client.lpop(key, 4)):  # as kombu notes what a worker takes
+            client.hset("unacked", str(number), json.dumps([json.loads(message), "", "smtp.primary"]))
+        bench.sweeper.run_once()
+        assert client.llen(key) == 6
+
+
 def test_only_what_the_broker_lost_is_published_again(bench: Bench) -> None:
     crowd = Crowd(bench.ledger, 10)
     crowd.queue("primary")
@@ -167,6 +220,14 @@ def test_a_campaign_is_finished_although_the_broker_is_away(bench: Bench) -> Non
     bench.sweeper.run_once()
     assert bench.ledger.counts(crowd.name).status is Status.FINISHED
     assert [event.to_state for event in bench.ledger.events(campaign=crowd.name)][-1] == "finished"
+
+
+def test_the_end_of_the_systems_own_mail_is_no_event(bench: Bench) -> None:
+    bench.ledger.create_campaign("alert-1", sender="n@example.com", subject="x", text="x", purpose="alert")
+    bench.ledger.send("alert-1")
+    bench.sweeper.run_once()
+    assert bench.ledger.campaign("alert-1").status is Status.FINISHED
+    assert bench.ledger.events(campaign="alert-1") == []
 
 
 def test_resuming_a_campaign_publishes_what_its_pause_swallowed(bench: Bench) -> None:

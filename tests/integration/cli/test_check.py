@@ -14,10 +14,11 @@ import trustme
 from pydantic import SecretStr
 
 from campaigns.broker import redis_client
-from campaigns.checks import check_broker, check_database
+from campaigns.checks import check_broker, check_database, run_checks
 from campaigns.client import Client
 from campaigns.demo.smtp_server import Misbehaviour, ScriptedSmtpServer
 from campaigns.health import HealthBoard
+from campaigns.ledger import Ledger
 from campaigns.local.broker import EmbeddedBroker
 from campaigns.server import Server, Tls
 from campaigns.server_check import check_server
@@ -140,6 +141,38 @@ def test_a_database_that_is_fit_is_found_so(database_url: str, tmp_path: Path) -
     finding = check_database(settings)
     assert finding.ok, finding.detail
     assert "durable, up to date" in finding.detail
+
+
+def standby(*command: str) -> Server:
+    return server(1).model_copy(update={"name": "reserve", "weight": 0, "on_activate": command})
+
+
+@pytest.mark.parametrize(
+    ("command", "ok", "words"),
+    [
+        (("true",), True, "not started; `on_activate` starts it when it is needed"),
+        (("./start", "postfix"), True, "not started"),
+        (("./missing",), False, "on_activate: no program './missing' can be run here"),
+        (("no-such-program",), False, "no program 'no-such-program'"),
+    ],
+)
+def test_a_standby_need_not_answer_while_it_rests_but_its_command_must_be_there(
+    command: tuple[str, ...], ok: bool, words: str, tmp_path: Path
+) -> None:
+    (tmp_path / "start").touch(mode=0o700)
+    settings = Settings(directory=tmp_path, servers=(server(1), standby(*command)))
+    (found,) = [finding for finding in run_checks(settings) if finding.name == "server reserve"]
+    assert (found.ok, words in found.detail) == (ok, True), found.detail
+
+
+def test_a_standby_that_was_started_must_answer(ledger: Ledger, database_url: str, tmp_path: Path) -> None:
+    settings = Settings(directory=tmp_path, database=database_url, servers=(server(1), standby("true")))
+    assert ledger.begin_standby_turn(
+        "reserve", "me", before="resting", state="starting", seconds=60, reason="no hot server takes mail"
+    )
+    assert ledger.end_standby_turn("reserve", "me", before="starting", state="active", reason="it answers")
+    (found,) = [finding for finding in run_checks(settings) if finding.name == "server reserve"]
+    assert not found.ok and "connect" in found.detail
 
 
 @pytest.fixture
