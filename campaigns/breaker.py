@@ -141,7 +141,7 @@ class Breaker:
             return self
         last = self.step + 1 >= len(policy.failback_percent) - 1
         step = WHOLE if last else self.step + 1
-        reason = f"mail goes through at {self.percent(policy)} %"
+        reason = f"mail went through at {self.percent(policy)} %" + (", all of it is back" if last else "")
         return replace(self, step=step, step_since=now, step_worked=0, reason=reason)
 
     def _step_seconds(self, policy: BreakerPolicy) -> float:

@@ -135,6 +135,9 @@ class ServerStatus:
             return self.mode.changed_at, self.mode.reason or ""
         if self.standby is not None and self.standby.state != "active":
             return self.standby.changed_at or None, self.standby.reason or ""
+        if self.state_text == "full" and self.reason != UNKNOWN:
+            spent = ", ".join(f"{one.limit} is used up" for one in self.used if one.used >= one.of)
+            return None, spent or "by its own word"
         return self.since, self._breaker_reason
 
     @property

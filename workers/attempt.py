@@ -462,8 +462,8 @@ def _text(result: SmtpResult, *addresses: str) -> str:
     """What happened, fit for a log: one line, without these addresses or any other."""
     if result.reply is not None:
         return redact(f"{result.reply.code} {result.reply.text}", known=addresses)
-    words = (str(result.phase), str(result.fault or result.stop or "no reply"), result.detail)
-    return redact(" ".join(word for word in words if word), known=addresses)
+    words = f"{result.phase} {result.fault or result.stop or 'no reply'}"
+    return redact(f"{words}: {result.detail}" if result.detail else words, known=addresses)
 
 
 def _ignored(text: str) -> TaskResult:

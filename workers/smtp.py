@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import re
 import socket
 import ssl
@@ -260,7 +261,7 @@ def _failure(phase: Phase, error: Exception) -> SmtpResult:
         return SmtpResult(phase=phase, reply=reply, fault=None, dot_sent=False, stop=None)
     fault = _fault(error, cause or error)
     return SmtpResult(
-        phase=phase, reply=None, fault=fault, dot_sent=False, stop=None, detail=_one_line(error)
+        phase=phase, reply=None, fault=fault, dot_sent=False, stop=None, detail=_detail(error, cause)
     )
 
 
@@ -282,7 +283,12 @@ def _fault(error: Exception, cause: BaseException) -> Fault:
     return next((fault for kind, fault in kinds if isinstance(cause, kind)), Fault.REFUSED)
 
 
-def _one_line(error: Exception) -> str:
+def _detail(error: Exception, cause: BaseException | None) -> str:
+    """In the system's own words where it has some, once; the server's address is told elsewhere."""
+    if isinstance(cause, ConnectionError) and cause.errno is not None:
+        return os.strerror(cause.errno)
+    if isinstance(cause, socket.gaierror) and cause.strerror:
+        return cause.strerror
     text = error.message if isinstance(error, aiosmtplib.SMTPException) else str(error)
     return redact(str(text))
 

@@ -177,7 +177,7 @@ def test_it_gets_its_load_back_in_steps_of_some_seconds() -> None:
         breaker = worked(breaker, NOW + second)
         percents.append(breaker.percent(POLICY))
     assert percents == [10, 25, 50, 100, 100]
-    assert (breaker.step, breaker.reason) == (WHOLE, "mail goes through at 50 %")
+    assert (breaker.step, breaker.reason) == (WHOLE, "mail went through at 50 %, all of it is back")
 
 
 def test_a_step_without_a_success_lasts() -> None:

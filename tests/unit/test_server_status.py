@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from campaigns.allowance import UsedLimit
 from campaigns.breaker import BreakerState
 from campaigns.health import ServerHealth
 from campaigns.ledger import Mode, ModeRecord, StandbyRecord, StandbyState
@@ -79,6 +80,15 @@ def test_a_server_whose_limit_is_used_up_is_full() -> None:
     facts = ServerFacts(exhausted=["primary"])
     assert told(facts)["primary"].state_text == "full"
     assert shares(facts) == [0.0, 1.0, 0.0]
+
+
+def test_a_full_server_tells_which_of_its_limits_is_used_up() -> None:
+    used = (UsedLimit(limit="50/h", used=50, of=50), UsedLimit(limit="900/d", used=50, of=900))
+    facts = ServerFacts(health={"primary": health("primary")}, exhausted=["primary"], used={"primary": used})
+    assert (told(facts)["primary"].since_shown, told(facts)["primary"].reason_text) == (
+        None,
+        "50/h is used up",
+    )
 
 
 @pytest.mark.parametrize(
