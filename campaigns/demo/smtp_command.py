@@ -32,7 +32,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m campaigns.demo.smtp_server", description="See its docstring."
+        prog="python -m campaigns.demo.smtp_server",
+        description="An SMTP server on this machine that records every mail it accepts.",
+        epilog="How it is made to misbehave is told at the top of campaigns/demo/smtp_server.py.",
     )
     parser.add_argument("--port", type=int, required=True, help="0: any free one")
     parser.add_argument(
