@@ -1,6 +1,7 @@
 """Header fields of a message: what may stand in them, and how it is encoded (RFC 5322, 2047, 6532)."""
 
 import base64
+import codecs
 import re
 from dataclasses import dataclass
 from email.errors import HeaderParseError
@@ -17,6 +18,9 @@ _LINE = 76
 _LONGEST_LINE = 998
 _LONGEST_VALUE = 10_000
 _WORD_BYTES = 45
+_ENCODED_WORD = re.compile(r"=\?[^?]*\?[bq]\?[^?]*\?=", re.IGNORECASE)
+# Python's own, which no mail is written in: they warn, fail or take long on what strangers make of them.
+_NO_CHARSETS = {"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"}
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,75}")
 _CUSTOM = {
     *("precedence", "auto-submitted", "feedback-id", "organization", "keywords", "comments", "importance"),
@@ -28,6 +32,7 @@ _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _LONGEST_NAME = 300
 _ANGLE = re.compile(r"(.*?)\s*<([^<>]*)>")
 _ONE_CLICK = b"List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n"
+_LONGEST_URI = _LONGEST_LINE - len("List-Unsubscribe: <>,")
 _URI = re.compile(r"(https?://|mailto:)[!-;=?-~]+", re.IGNORECASE)
 
 
@@ -56,14 +61,26 @@ def _refuse_control(name: str, value: str) -> None:
 
 
 def _decoded(value: str) -> str:
+    """All that a receiver may read: the encoded words together, and each one for itself."""
+    return "".join(map(_decoded_words, [value, *_ENCODED_WORD.findall(value)]))
+
+
+def _decoded_words(value: str) -> str:
     try:
         chunks = decode_header(value)
-        return "".join(
-            chunk if isinstance(chunk, str) else chunk.decode(charset or "latin-1", "replace")
-            for chunk, charset in chunks
-        )
-    except (HeaderParseError, LookupError, ValueError):
+    except (HeaderParseError, ValueError):
         return value
+    return "".join(_decoded_chunk(chunk, charset or "latin-1") for chunk, charset in chunks)
+
+
+def _decoded_chunk(chunk: str | bytes, charset: str) -> str:
+    if isinstance(chunk, str):
+        return chunk
+    try:
+        known = codecs.lookup(charset).name.replace("_", "-")
+        return chunk.decode("latin-1" if known in _NO_CHARSETS else charset, "replace")
+    except (LookupError, ValueError):
+        return chunk.decode("latin-1")
 
 
 def unstructured(name: str, value: str) -> bytes:
@@ -171,7 +188,7 @@ def _uri(text: str) -> str:
     if "@" in text and ":" not in text:
         text = f"mailto:{text}"
     uri = quote(text, safe="%!#$&'()*+,/:;=?@[]~-._")
-    if not _URI.fullmatch(uri) or " " in text or len(uri) > _LONGEST_LINE - 10:
+    if not _URI.fullmatch(uri) or " " in text or len(uri) > _LONGEST_URI:
         raise MessageError("The List-Unsubscribe header needs an https: or mailto: address without blanks.")
     return uri
 

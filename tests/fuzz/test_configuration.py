@@ -29,40 +29,43 @@ class Literal(str):
 
 HUGE = Literal("0x1" + "0" * 5000)  # Python reads it, and then cannot print it
 
-TEXTS = st.text(st.characters(codec="utf-8"), max_size=12) | st.sampled_from(
-    [
-        *(
-            "",
-            "a",
-            "primary",
-            "secondary",
-            "none",
-            "starttls",
-            "embedded",
-            "200/s",
-            "9" * 5000 + "/s",
-            "5m",
-            "0s",
-        ),
-        *(
-            "sqlite:///x.db",
-            "sqlite://",
-            "postgresql://u@h/d",
-            "redis://h:6379/0",
-            "redis://[::1",
-            "smtp://h:25",
-        ),
-        *(
-            "smtp://h:99999",
-            "smtp://[",
-            "a@example.com",
-            "News <a@example.com>",
-            "https://h/x",
-            "http://[",
-            "\0",
-        ),
-        *("x" * 5000, "\x1b[2J", "a\nb", "\u2028", "\u202e", "../x", "/", "12", "1e999", "nan", "-1", "hold"),
-    ]
+TEXTS = (
+    st.text(st.characters(codec="utf-8"), max_size=12)
+    | st.sampled_from(
+        [
+            *(
+                "",
+                "a",
+                "primary",
+                "secondary",
+                "none",
+                "starttls",
+                "embedded",
+                "200/s",
+                "5m",
+                "0s",
+            ),
+            *(
+                "sqlite:///x.db",
+                "sqlite://",
+                "postgresql://u@h/d",
+                "redis://h:6379/0",
+                "redis://[::1",
+                "smtp://h:25",
+            ),
+            *(
+                "smtp://h:99999",
+                "smtp://[",
+                "a@example.com",
+                "News <a@example.com>",
+                "https://h/x",
+                "http://[",
+                "\0",
+            ),
+            *("\x1b[2J", "a\nb", "\u2028", "\u202e", "../x", "/", "12", "1e999", "nan", "-1", "hold"),
+        ]
+    )
+    | st.builds(str.__mul__, st.sampled_from(["x", "9", "/"]), st.just(5000))
 )
 NUMBERS = st.one_of(
     st.integers(-2, 100),
