@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 JOBS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test faults bench bench-failover model check lint format clean
+.PHONY: help install demo test faults bench bench-failover model mutants check lint format clean
 
 help:  ## Show what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,11 +33,15 @@ bench: $(STAMP)  ## Measure imports and failover on both databases (some minutes
 bench-failover: $(STAMP)  ## Measure five ways for the primary to fail, on both databases (about half an hour)
 	@$(BIN)/python -m bench.moving
 	@$(BIN)/python -m bench.outages
+	@$(BIN)/python -m bench.overtaking
 	@$(BIN)/python -m bench.moving --postgresql
 	@$(BIN)/python -m bench.outages --postgresql
 
 model: $(STAMP)  ## Check the model of the ledger's protocol, and that it breaks without its guards (needs spin)
 	@$(BIN)/python proof/run.py
+
+mutants: $(STAMP)  ## Take out each guard in turn, and see that a test notices (some 20 minutes)
+	@$(BIN)/python -m tests.mutants
 
 check: $(STAMP)  ## Lint, format, types and import rules
 	@$(BIN)/ruff check .
