@@ -19,7 +19,8 @@ _PLAIN = re.compile(rf"({_ATOM}(?:\.{_ATOM})*)@([A-Za-z0-9.\-]+)")
 _LABEL = r"(?!..--)[a-z0-9](?:[a-z0-9\-]{0,61}[a-z0-9])?"
 _HOST = re.compile(rf"(?=.{{1,253}}\Z)(?:{_LABEL}\.)+{_LABEL}(?<=[a-z])")
 _RESERVED = frozenset(name.rpartition(".")[2] for name in SPECIAL_USE_DOMAIN_NAMES)
-_ANGLE = re.compile(r"[^<>]*<([^<>]*)>")
+# A name is one line: what spans several was made to look like something else.
+_ANGLE = re.compile(r"[^<>\0\r\n\v\f\x85\u2028\u2029]*<([^<>]*)>")
 _EDGES = " \t\r\n\v\f\x85\xa0\u200b\u200e\u200f\u2028\u2029\u2060\ufeff"
 _LONGEST_INPUT = 1000
 _CASELESS = frozenset(CASE_INSENSITIVE_MAILBOX_NAMES)

@@ -79,6 +79,8 @@ def test_composed_and_decomposed_letters_are_one_person() -> None:
         ('"anna ode"@example.com', "Quoting"),
         ("an\u202ena@example.com", "RIGHT-TO-LEFT OVERRIDE"),
         ("anna\r\nBcc: eve@example.com", "invalid characters"),
+        ("anna@example.com\r\nRCPT TO:<eve@example.com>", "invalid characters"),
+        ("anna@example.com\u2028<eve@example.com>", "invalid characters"),
         ("an\0na@example.com", "invalid characters"),
         ("an\ud800na@example.com", "U+D800"),
         ("a" * 2000 + "@example.com", "too long"),
