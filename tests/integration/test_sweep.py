@@ -134,18 +134,6 @@ def test_what_waits_for_a_closed_server_goes_to_the_other_and_for_a_drained_one_
     assert bench.fleet.usable("promotional") == ("secondary",)
 
 
-def test_without_redis_nobody_moves_mail_on_its_own_opinion(bench: Bench) -> None:
-    """Of two processes that each know of one dead server, one would hand it back to the other."""
-    crowd = Crowd(bench.ledger, 20)
-    crowd.queue("primary")
-    with redis.Redis(unix_socket_path=str(bench.settings.broker_socket)) as client:
-        client.shutdown(nosave=True)
-    bench.break_primary()
-    bench.sweeper.run_once()
-    assert bench.fleet.state("primary") == "open"
-    assert bench.ledger.queued_counts() == {"primary": 20}
-
-
 def test_what_a_worker_has_in_hand_is_not_published_again(bench: Bench) -> None:
     crowd = Crowd(bench.ledger, 10)
     crowd.queue("primary")

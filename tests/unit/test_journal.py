@@ -49,6 +49,30 @@ def test_what_is_replayed_is_what_was_written_and_as_old_as_it_is(tmp_path: Path
     assert journal.replay(taking(replayed)) == 0
 
 
+def test_an_outcome_is_on_the_disk_before_append_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not in a file, or not under its name, when these are synced, a loss of power may take."""
+    synced: list[tuple[int, int, list[str]]] = []
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        found = os.fstat(descriptor)
+        synced.append((found.st_ino, found.st_size, [path.name for path in tmp_path.iterdir()]))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    journal = Journal(tmp_path, "me")
+    for _ in range(2):
+        journal.append(RECORD)
+        (path,) = tmp_path.iterdir()
+        assert synced[-1][:2] == (path.stat().st_ino, path.stat().st_size), "all of the file"
+    of_names = [names for inode, _, names in synced if inode == tmp_path.stat().st_ino]
+    assert of_names == [[path.name]], "its name, once, when that was the one that is looked for"
+    assert path.name.endswith(".journal")
+    journal.close()
+
+
 def test_a_torn_last_line_does_not_harm_the_others(tmp_path: Path) -> None:
     dead = Journal(tmp_path, "dead")
     dead.append(RECORD)

@@ -113,3 +113,10 @@ def test_nothing_is_taken_while_every_stream_waits(
     assert crowd.in_state(State.PENDING) == 5
     board.forget()
     assert producer.run_once() == 5
+
+
+def test_a_campaign_keeps_to_its_rate(ledger: Ledger, producer: Producer, board: HealthBoard) -> None:
+    rated, free = Crowd(ledger, 40, rate_per_second=5.0), Crowd(ledger, 40)
+    producer.run_once()
+    assert 1 <= rated.in_state(State.QUEUED) <= 5
+    assert free.in_state(State.QUEUED) == 40

@@ -1,6 +1,9 @@
 """Real workers on a real Valkey: what they do with messages, signals, and the death of others."""
 
+import base64
 import json
+import os
+import pickle
 import signal
 import time
 
@@ -247,6 +250,26 @@ def test_malformed_messages_are_dropped_once_and_harm_no_other(app, worker, note
     wait_until(lambda: 99 in notes.of("ended"))
     assert sorted(notes.of("began")) == [*range(1, len(MALFORMED) + 1), 99]
     assert "Unrecoverable" not in process.log and "restarts" not in process.log.lower()
+
+
+class Trap:
+    """Whoever opens its pickle makes a directory."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_a_pickle_is_never_opened(app, worker, notes, client, tmp_path):
+    body = base64.b64encode(pickle.dumps(Trap(tmp_path / "opened"))).decode()
+    fields = {"task": "campaigns.deliver", "id": "p"}
+    client.lpush("smtp.primary", message("pickle", body, "application/x-python-serialize", **fields))
+    publish(app, 1)
+    worker()
+    wait_until(lambda: 1 in notes.of("ended") and is_empty(client) and waiting_count(app, "primary") == 0)
+    assert not (tmp_path / "opened").exists()
 
 
 def test_plain_tasks_run_beside_the_asynchronous_ones(app, worker, notes, client):

@@ -1,0 +1,200 @@
+"""What an attempt may not do, each shown where only its own guard prevents it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from campaigns.database import create_database
+from campaigns.demo.smtp_server import Misbehaviour, ScriptedSmtpServer
+from campaigns.fleet import Fleet
+from campaigns.health import HealthBoard
+from campaigns.ledger import Claim, Ledger, Operation, Record
+from campaigns.queues import TaskResult, create_app
+from campaigns.settings import load_settings
+from campaigns.states import State
+from tests.crowd import Crowd
+from workers.attempt import Attempt, Job, Step
+from workers.leases import LeaseKeeper
+from workers.services import Services
+
+CONFIGURATION = """
+database = "{database}"
+broker = "amqp://localhost:1//"
+[[servers]]
+name = "primary"
+url = "smtp://127.0.0.1:{port}"
+tls = "none"
+"""
+
+
+class _Told(Ledger):
+    """Tells of what is asked of it before it does it."""
+
+    asked: Callable[[Sequence[Operation]], None]
+
+    def apply(self, operations: Sequence[Operation]) -> list[object]:
+        self.asked(operations)
+        return super().apply(operations)
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[ScriptedSmtpServer]:
+    async with ScriptedSmtpServer(tmp_path / "accepted.jsonl") as server:
+        yield server
+
+
+@pytest.fixture
+async def services(server: ScriptedSmtpServer, sqlite_url: str, tmp_path: Path) -> AsyncIterator[Services]:
+    file = tmp_path / "campaigns.toml"
+    file.write_text(CONFIGURATION.format(database=sqlite_url, port=server.port), encoding="utf-8")
+    settings = load_settings(file, {})
+    database = create_database(settings.database)
+    board = HealthBoard(settings.state_url, policy=settings.breaker, servers=["primary"])
+    services = Services(
+        settings, create_app(settings), database, Fleet(settings, Ledger(database), board), owner="worker-1"
+    )
+    yield services
+    await services.close()
+
+
+def when_asked(services: Services, act: Callable[[Sequence[Operation]], None]) -> None:
+    services.ledger.__class__ = _Told
+    ledger = cast(_Told, services.ledger)
+    ledger.asked = act
+    services.group._write = ledger.apply  # the bound method was taken before
+
+
+def attempt_of(services: Services, crowd: Crowd, index: int = 0) -> Attempt:
+    job = Job(campaign=crowd.name, delivery_id=crowd.ids[index], server="primary")
+    return Attempt(job, services)
+
+
+async def at_its_dot(attempt: Attempt) -> asyncio.Task[TaskResult | None]:
+    task = asyncio.create_task(attempt.run())
+    while attempt.step is not Step.AT_DOT:  # noqa: ASYNC110 - the moment itself is wanted
+        await asyncio.sleep(0)
+    return task
+
+
+async def test_who_is_ended_at_the_dot_leaves_an_uncertain(
+    services: Services, server: ScriptedSmtpServer
+) -> None:
+    crowd = Crowd(services.ledger)
+    crowd.queue()
+    server.script.set(Misbehaviour(phase="dot", action="delay", seconds=30))
+    attempt = attempt_of(services, crowd)
+    task = await at_its_dot(attempt)
+    attempt.stop(even_at_the_dot=True)
+    await task
+    assert crowd.state() is State.UNCERTAIN
+
+
+async def test_a_warm_shutdown_waits_for_the_reply_to_the_dot(
+    services: Services, server: ScriptedSmtpServer
+) -> None:
+    crowd = Crowd(services.ledger)
+    crowd.queue()
+    server.script.set(Misbehaviour(phase="dot", action="delay", seconds=0.3))
+    attempt = attempt_of(services, crowd)
+    task = await at_its_dot(attempt)
+    attempt.stop()
+    await task
+    assert crowd.state() is State.SENT
+
+
+async def test_a_claim_that_was_answered_late_has_the_rest_of_its_lease(
+    services: Services, server: ScriptedSmtpServer
+) -> None:
+    """The process slept between asking and being answered: by then another may hold the delivery."""
+    crowd = Crowd(services.ledger)
+    crowd.queue()
+    now = [1_000.0]
+    lease_seconds = services.delivery.lease_seconds
+    services.leases = LeaseKeeper(services._renew, lease_seconds=lease_seconds, monotonic=lambda: now[0])
+
+    def sleep(operations: Sequence[Operation]) -> None:
+        if any(isinstance(operation, Claim) for operation in operations):
+            now[0] += lease_seconds + 1
+
+    when_asked(services, sleep)
+    await attempt_of(services, crowd).run()
+    assert server.records() == []
+    assert crowd.state() is State.PENDING
+
+
+async def test_the_lease_is_held_until_the_outcome_is_recorded(
+    services: Services, server: ScriptedSmtpServer
+) -> None:
+    crowd = Crowd(services.ledger)
+    crowd.queue()
+    held: list[int] = []
+
+    def look(operations: Sequence[Operation]) -> None:
+        if any(isinstance(operation, Record) for operation in operations):
+            held.append(len(services.leases))
+
+    when_asked(services, look)
+    await attempt_of(services, crowd).run()
+    assert held == [1]
+    assert len(services.leases) == 0
+
+
+async def test_a_connection_that_died_while_idle_costs_nothing(
+    services: Services, server: ScriptedSmtpServer
+) -> None:
+    crowd = Crowd(services.ledger, 2)
+    crowd.queue()
+    await attempt_of(services, crowd).run()
+    server.script.set(Misbehaviour(phase="mail", action="drop", times=1))
+    await attempt_of(services, crowd, 1).run()
+    assert [attempt["outcome"] for attempt in crowd.attempts()] == ["sent", "sent"]
+    assert len(server.records()) == 2
+
+
+async def test_nothing_is_asked_of_a_server_while_the_database_is_away(
+    services: Services, server: ScriptedSmtpServer
+) -> None:
+    crowd = Crowd(services.ledger)
+    crowd.queue()
+    services._database_up.clear()
+    task = asyncio.create_task(attempt_of(services, crowd).run())
+    await asyncio.sleep(0.2)
+    assert server.stats["connections"] == 0
+    services._database_up.set()
+    await task
+    assert crowd.state() is State.SENT
+
+
+async def test_bad_addresses_never_open_a_breaker(services: Services, server: ScriptedSmtpServer) -> None:
+    crowd = Crowd(services.ledger, 30)
+    crowd.queue()
+    server.script.set(Misbehaviour(phase="rcpt", action="reply", reply="550 5.1.1 No such user"))
+    for index in range(30):
+        await attempt_of(services, crowd, index).run()
+    await services.standing.refresh()
+    assert services.standing._fleet.state("primary") == "closed"
+    assert crowd.in_state(State.FAILED) == 30
+
+
+@pytest.mark.parametrize("why", ["its breaker is open", "the operator closed it"])
+async def test_a_server_that_takes_no_mail_is_asked_nothing(
+    services: Services, server: ScriptedSmtpServer, why: str
+) -> None:
+    crowd = Crowd(services.ledger)
+    crowd.queue()
+    if why == "the operator closed it":
+        services.ledger.set_server_mode("primary", "closed")
+    else:
+        for _ in range(5):
+            services.standing._fleet.board.fault("primary", "for the test")
+    services.standing._fleet.refresh_soon()
+    await services.standing.refresh()
+    await attempt_of(services, crowd).run()
+    assert server.stats["connections"] == 0
+    assert crowd.state() is State.PENDING
+    assert crowd.row()["fence"] == 0, "it was not even claimed"
