@@ -218,8 +218,12 @@ class Producer:
         return sharing.spills({name: self._rooms.load(name) for name in usable})
 
     def _even_out(self, streams: Sequence[str]) -> int:
-        """Nothing new is to be given out: what waits for a slow server goes to those that have run dry."""
-        if self._settings.sharing == "weights" or not self._fleet.is_shared:
+        """Nothing new is to be given out: what waits for a slow server goes to those that have run dry.
+
+        Not while one is taken off a sender or a domain: what is moved is not looked at for whom it is.
+        """
+        is_blind = self._fleet.has_blocks or not self._fleet.is_shared
+        if self._settings.sharing == "weights" or is_blind:
             return 0
         return sum(self._even_out_stream(stream) for stream in streams if not is_urgent(stream))
 

@@ -117,6 +117,18 @@ def test_at_the_end_what_waits_for_a_crawling_server_goes_to_the_idle_one(bench:
     assert bench.queued["secondary"] >= WINDOW - 1
 
 
+def test_nothing_is_evened_out_to_a_server_that_is_taken_off_some_of_it(bench: Bench) -> None:
+    crowd = Crowd(bench.ledger, 2 * WINDOW)
+    one_crawls(bench)
+    bench.producer.run_once()
+    work_off(bench, crowd, "secondary")
+    until = bench.ledger.now() + 300.0
+    bench.ledger.add_block(server="secondary", domain="example.com", until=until, reason="throttled")
+    bench.fleet.refresh_soon()
+    bench.producer.run_once()
+    assert "secondary" not in bench.queued, "it would hand it back, and be given it again"
+
+
 @pytest.mark.parametrize("bench", [{"server_limits": {"secondary": {"rate": "3/s"}}}], indirect=True)
 def test_a_reroute_gives_a_limited_server_what_it_may_take_and_the_rest_waits_in_the_ledger(
     bench: Bench,
