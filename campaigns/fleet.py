@@ -123,11 +123,14 @@ class Fleet:
         )
 
     def probing(self, stream: str) -> tuple[str, ...]:
-        """Half-open servers of the stream: a few real mails are to try them."""
+        """Half-open servers of the stream: a few real mails are to try them; cold ones only when needed."""
         readers = self.readers.names(self.settings.servers)
         names = routing.probing(self.settings.route(stream), health=self._health, readers=readers)
         off = self.off()
-        return tuple(name for name in names if name not in off)
+        is_served = any(self.weight(name, stream) > 0 for name in self.usable(stream))
+        return tuple(
+            name for name in names if name not in off and not (is_served and self.weight(name, stream) <= 0)
+        )
 
     def weight(self, server: str, stream: str) -> float:
         """Its weight in a stream: the operator's, or the configured one."""

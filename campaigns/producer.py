@@ -152,16 +152,17 @@ class Producer:
         waits = self._domain_waits(due)
         by_domain = self._fleet.has_blocks
         groups: dict[tuple[Group, frozenset[str]], list[Due]] = defaultdict(list)
-        held: dict[int, float] = {}
+        held: dict[str, dict[int, float]] = defaultdict(dict)
         for delivery in due:
             wait = waits.get(delivery.delivery_id, {})
             full = frozenset(name for name, seconds in wait.items() if seconds > LEAST_WAIT_SECONDS)
             if wait and len(full) == len(wait):
-                held[delivery.delivery_id] = min(wait.values())
+                held[delivery.domain][delivery.delivery_id] = min(wait.values())
                 continue
             domain = delivery.domain if by_domain else ""
             groups[(delivery.stream, delivery.sender, domain), full].append(delivery)
-        self._ledger.postpone_each(held)
+        for domain, seconds in held.items():
+            self._ledger.postpone_each(seconds, f"held by the limits of {domain}")
         return groups
 
     def _domain_waits(self, due: Sequence[Due]) -> Mapping[int, Waits]:

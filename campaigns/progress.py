@@ -62,12 +62,13 @@ class Progress:
 
     @property
     def waiting_text(self) -> str:
-        """`49 wait for a later time`; empty if nobody does."""
+        """`49 wait for a later time, 40 held by the limits of example.com`; empty if nobody does."""
         count = self.waiting.count
         if not count:
             return ""
         most = "at least " if count >= MOST_COUNTED else ""
-        return f"{most}{count:,} {'waits' if count == 1 else 'wait'} for a later time"
+        held = f", {self.waiting.held:,} held by {self.waiting.held_by}" if self.waiting.held else ""
+        return f"{most}{count:,} {'waits' if count == 1 else 'wait'} for a later time{held}"
 
     def to_dict(self) -> dict[str, Any]:
         """The object that `campaigns status NAME --json` prints."""

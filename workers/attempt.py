@@ -416,7 +416,7 @@ class Attempt:
         wait_seconds = hold.wait_seconds
         if hold.is_servers and self._another(letter):
             wait_seconds = min(wait_seconds, random.uniform(*ANOTHER_SECONDS))  # noqa: S311 - jitter
-        return await self._move(letter, None, wait_seconds, hold.reason)
+        return await self._move(letter, None, wait_seconds, f"held by {hold.reason}")
 
     def _another(self, letter: Letter) -> str | None:
         standing = self._services.standing
@@ -429,6 +429,7 @@ class Attempt:
                 from_server=self.job.server,
                 to_server=other,
                 wait_seconds=wait_seconds,
+                why=why,
             )
         )
         if moved is not True:

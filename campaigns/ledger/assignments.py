@@ -14,7 +14,7 @@ from campaigns.database import database_clock
 from campaigns.ledger.batch import again_after_conflict
 from campaigns.ledger.changes import CHUNK, Change, LedgerPart
 from campaigns.ledger.row import Row
-from campaigns.ledger.row_source import RowSource, ids_in, ids_parameter, statement
+from campaigns.ledger.row_source import RowSource, clean, ids_in, ids_parameter, statement
 from campaigns.states import State, Status
 
 __all__ = ["Assignments", "Due", "QueuedDelivery"]
@@ -51,7 +51,8 @@ UPDATE delivery SET next_attempt_at = {clock} + CAST(:seconds AS double precisio
 """
 _POSTPONED = RowSource(id="bigint", seconds="double precision")
 _POSTPONE_EACH = """
-UPDATE delivery SET next_attempt_at = {clock} + w.seconds FROM {rows}
+UPDATE delivery SET next_attempt_at = {clock} + w.seconds,
+       reply = COALESCE(CAST(:why AS text), reply) FROM {rows}
  WHERE delivery.id = w.id AND delivery.state = 'pending' AND delivery.next_attempt_at <= {clock}
 """
 _TOUCH = "UPDATE delivery SET queued_at = {clock} WHERE id {ids} AND state = 'queued'"
@@ -212,13 +213,13 @@ class Assignments(LedgerPart):
         sql = statement(_POSTPONE.format(clock=database_clock(dialect), ids=ids_in(dialect)))
         return self._in_chunks_of_ids(sql, ids, seconds=seconds)
 
-    def postpone_each(self, seconds: Mapping[int, float]) -> int:
-        """The same, each for a time of its own, by delivery id."""
+    def postpone_each(self, seconds: Mapping[int, float], why: str | None = None) -> int:
+        """The same, each for a time of its own, by delivery id; `why` is kept in the place of a reply."""
         dialect = self.database.dialect
         rows = statement(_POSTPONE_EACH.format(clock=database_clock(dialect), rows=_POSTPONED.sql(dialect)))
         ordered, changed = sorted(seconds.items()), 0
         for start in range(0, len(ordered), CHUNK):
-            parameters = _POSTPONED.parameters(dialect, ordered[start : start + CHUNK])
+            parameters = _POSTPONED.parameters(dialect, ordered[start : start + CHUNK]) | {"why": clean(why)}
             changed += again_after_conflict(partial(self._execute, rows, parameters))
         return changed
 

@@ -82,12 +82,16 @@ class Recorded:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Move:
-    """Take a delivery that was never claimed out of a server's queue: to another, or (None) to wait."""
+    """Take a delivery that was never claimed out of a server's queue: to another, or (None) to wait.
+
+    `why`: what it waits for, kept in the place of a reply; without addresses.
+    """
 
     delivery_id: int
     from_server: str
     to_server: str | None
     wait_seconds: float = 0.0
+    why: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

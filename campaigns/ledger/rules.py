@@ -49,7 +49,7 @@ def move(row: Row, operation: Move, now: float) -> Row | None:
         return None
     seconds = _finite(operation.wait_seconds)
     if operation.to_server is None:
-        return row.waiting(seconds=seconds, now=now)
+        return row.waiting(seconds=seconds, now=now, reply=operation.why)
     return row.queued(operation.to_server, seconds=seconds, now=now)
 
 

@@ -120,3 +120,22 @@ def test_a_campaign_keeps_to_its_rate(ledger: Ledger, producer: Producer, board:
     producer.run_once()
     assert 1 <= rated.in_state(State.QUEUED) <= 5
     assert free.in_state(State.QUEUED) == 40
+
+
+def test_a_cold_server_is_tried_with_mail_only_when_no_hot_one_can_take_it(
+    ledger: Ledger, app: Celery, board: HealthBoard, clock: Clock, directory: Path, broker_url: str
+) -> None:
+    servers = [
+        {"name": name, "url": "smtp://127.0.0.1:2525", "tls": "none", "weight": weight}
+        for name, weight in (("one", 1), ("two", 0))
+    ]
+    settings = Settings.model_validate({"directory": directory, "broker": broker_url, "servers": servers})
+    producer = Producer(ledger, app, settings, Fleet(settings, ledger, board))
+    half_open(board, clock)
+    Crowd(ledger, 20)
+    producer.run_once()
+    assert ledger.queued_counts() == {"one": 20}
+    dead(board, "one")
+    Crowd(ledger, 20)
+    producer.run_once()
+    assert ledger.queued_counts()["two"] == PROBES

@@ -6,8 +6,9 @@ from collections import Counter
 
 import pytest
 
-from campaigns.ledger import Ledger
+from campaigns.ledger import Ledger, Move
 from campaigns.states import State
+from campaigns.waiting import waiting_for_later
 from tests.crowd import Crowd
 
 
@@ -128,6 +129,21 @@ def test_what_no_server_may_take_is_postponed(ledger: Ledger) -> None:
     crowd = Crowd(ledger, 2)
     assert ledger.postpone(crowd.ids[:1], 60) == 1
     assert [one.delivery_id for one in ledger.due(10)] == crowd.ids[1:]
+
+
+def test_what_a_limit_holds_says_so(ledger: Ledger) -> None:
+    crowd = Crowd(ledger, 4)
+    ledger.postpone_each(dict.fromkeys(crowd.ids[:2], 60.0), "held by the limits of example.com")
+    ledger.postpone_each({crowd.ids[2]: 60.0})
+    waiting = waiting_for_later(ledger.database, crowd.campaign_id)
+    assert (waiting.count, waiting.held, waiting.held_by) == (3, 2, "the limits of example.com")
+    crowd.queue(ids=crowd.ids[3:])
+    move = Move(
+        delivery_id=crowd.ids[3], from_server="primary", to_server=None, wait_seconds=60.0, why="held by 5/m"
+    )
+    assert ledger.apply([move]) == [True]
+    held = next(one for one in ledger.deliveries(crowd.name) if one.id == crowd.ids[3])
+    assert (held.state, held.reply) == (State.PENDING, "held by 5/m")
 
 
 def test_the_queued_deliveries_of_a_campaign_are_read_in_pages(ledger: Ledger) -> None:
