@@ -176,7 +176,6 @@ BREAK_THE_PROMISE: tuple[Callable[[Patch], None], ...] = (
     a_claim_takes_what_is_claimed,
     a_retry_keeps_the_fence,
     the_sweep_sends_what_is_committing_again,
-    the_sweep_does_not_wait_for_the_lease,
     any_attempt_ends_what_is_committing,
     a_move_takes_what_is_uncertain,
     a_stale_attempt_renews,
@@ -192,6 +191,7 @@ BREAK_THE_PROMISE: tuple[Callable[[Patch], None], ...] = (
 BREAK_A_RULE: tuple[Callable[[Patch], None], ...] = (
     the_commit_point_ignores_the_lease,
     the_commit_point_ignores_a_pause,
+    the_sweep_does_not_wait_for_the_lease,
     a_late_250_is_dropped,
     a_late_250_ends_what_another_is_committing,
 )

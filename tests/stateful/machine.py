@@ -11,6 +11,7 @@ from hypothesis.stateful import rule
 from campaigns.states import State, Status
 from tests.stateful import stock
 from tests.stateful.attempts import LEASE_SECONDS, other
+from tests.stateful.reference import WAITING
 from tests.stateful.setting import drawn
 from tests.stateful.step import step, steps_of
 from tests.stateful.worker_steps import SELDOM, SERVER, WAITS, WorkerSteps
@@ -258,10 +259,36 @@ class OperatorSteps(SweepSteps):
         return not self.reference.campaigns[campaign_id].is_over
 
 
-class LedgerMachine(OperatorSteps):
+class ZombieSteps(OperatorSteps):
+    """Whole stories that chance alone would tell too seldom."""
+
+    @step(6, when=lambda self: self.unreported(), server=SERVER, wakes=st.booleans())
+    def overtake(self, data: st.DataObject, server: str, wakes: bool) -> None:
+        """A worker is suspended for longer than its lease, another takes the delivery, and the first wakes.
+
+        What is uncertain by then is sent again by the operator.
+        """
+        zombie = drawn(data, self.unreported(), "zombie")
+        self.clock.advance(LEASE_SECONDS)
+        self.sweep()
+        row = self.rows[zombie.delivery_id]
+        if row.state is State.UNCERTAIN:
+            self._retry_the_uncertain(self.names[row.campaign_id], 0.0)
+        known = len(self.attempts)
+        if self.rows[row.id].state in WAITING:
+            self.take_up(self.rows[row.id], server)
+        for other_attempt in self.attempts[known:]:
+            if data.draw(st.booleans(), label="the other acts too"):
+                self.ask_or_report(data, other_attempt)
+        if wakes:
+            self.holds()
+            self.ask_or_report(data, zombie)
+
+
+class LedgerMachine(ZombieSteps):
     """All of it."""
 
-    steps: ClassVar = steps_of(OperatorSteps)
+    steps: ClassVar = steps_of(ZombieSteps)
 
     @rule(data=st.data())
     def go_on(self, data: st.DataObject) -> None:

@@ -73,7 +73,13 @@ class Setting(RuleBasedStateMachine):
             self.ledger.send(name)
             self.set_status(record.id, Status.RUNNING)
 
-    # what rules use
+    def enqueue(self, assignments: dict[int, str]) -> None:
+        raise NotImplementedError
+
+    def sweep(self) -> None:
+        raise NotImplementedError
+
+    # what steps use
 
     @property
     def rows(self) -> dict[int, Seen]:

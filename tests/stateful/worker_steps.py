@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from campaigns.errors import DatabaseUnavailable
 from campaigns.ledger import Claimed, Move, Record
 from campaigns.states import State
+from tests.stateful import stock
 from tests.stateful.attempts import LEASE_SECONDS, SERVERS, Attempt, Stage, claim_of, other
+from tests.stateful.reference import Seen
 from tests.stateful.setting import Ask, Setting, drawn
 from tests.stateful.step import step
 
@@ -28,7 +30,9 @@ class WorkerSteps(Setting):
         self._take(data, server, is_lost)
 
     def _take(self, data: st.DataObject, server: str, is_lost: bool = False) -> None:
-        row = drawn(data, self.in_state(State.PENDING, State.QUEUED), "delivery")
+        self.take_up(drawn(data, self.in_state(State.PENDING, State.QUEUED), "delivery"), server, is_lost)
+
+    def take_up(self, row: Seen, server: str, is_lost: bool = False) -> None:
         if row.state is State.PENDING:
             self.enqueue({row.id: server})
         self.submit([self._claim(row.id, self.rows[row.id].server or server, is_lost)])
@@ -51,6 +55,13 @@ class WorkerSteps(Setting):
             if attempt in self._may_write_dot():
                 self._write_dot(attempt, is_accepted, is_heard)
 
+    def ask_or_report(self, data: st.DataObject, attempt: Attempt) -> None:
+        """What an attempt does next that concerns the ledger."""
+        if attempt.stage is Stage.CLAIMED and data.draw(st.booleans(), label="asks for the dot"):
+            self.submit([self._commit(attempt)])
+        elif attempt in self.unreported():
+            self.submit([self._report(data, attempt, 0.0)])
+
     @step(server=SERVER)
     def get_stray_message(self, data: st.DataObject, server: str) -> None:
         """A duplicate, or one that came too late."""
@@ -67,18 +78,18 @@ class WorkerSteps(Setting):
 
     def _write_dot(self, attempt: Attempt, is_accepted: bool, is_heard: bool) -> None:
         dot = attempt.hand_over_dot(is_accepted=is_accepted, is_heard=is_heard)
-        row = self.rows[attempt.delivery_id]
+        row = stock.rows(self.ledger.database)[attempt.delivery_id]
         self.promise.hand_over(dot, row, clock_is_right=attempt.clock_is_right)
 
-    @step(5, when=lambda self: self._unreported(), wait_seconds=WAITS, is_lost=SELDOM)
+    @step(5, when=lambda self: self.unreported(), wait_seconds=WAITS, is_lost=SELDOM)
     def report(self, data: st.DataObject, wait_seconds: float, is_lost: bool) -> None:
         """A report whose answer was lost goes to the journal, and comes again."""
-        self.submit([self._report(data, drawn(data, self._unreported(), "attempt"), wait_seconds, is_lost)])
+        self.submit([self._report(data, drawn(data, self.unreported(), "attempt"), wait_seconds, is_lost)])
 
-    @step(2, when=lambda self: self._unreported(), wait_seconds=WAITS)
+    @step(2, when=lambda self: self.unreported(), wait_seconds=WAITS)
     def report_to_the_journal(self, data: st.DataObject, wait_seconds: float) -> None:
         """The database is away."""
-        record = self._end(data, drawn(data, self._unreported(), "attempt"), wait_seconds)
+        record = self._end(data, drawn(data, self.unreported(), "attempt"), wait_seconds)
         self.journal.append(record)
 
     @step(2, when=lambda self: any(self.directory.glob("*.journal")), is_lost=SELDOM)
@@ -102,15 +113,15 @@ class WorkerSteps(Setting):
         """However late."""
         self.submit([Ask(operation=drawn(data, self.reports, "report"))])
 
-    @step(when=lambda self: self._unreported())
+    @step(when=lambda self: self.unreported())
     def vanish(self, data: st.DataObject) -> None:
         """A worker is killed, at whatever step."""
-        drawn(data, self._unreported(), "attempt").stage = Stage.OVER
+        drawn(data, self.unreported(), "attempt").stage = Stage.OVER
 
-    @step(2, when=lambda self: self._unreported(), is_lost=SELDOM)
+    @step(2, when=lambda self: self.unreported(), is_lost=SELDOM)
     def renew(self, data: st.DataObject, is_lost: bool) -> None:
         """Of those that are there; others were suspended, or lost their database."""
-        held = st.lists(st.sampled_from(self._unreported()), min_size=1, unique_by=id)
+        held = st.lists(st.sampled_from(self.unreported()), min_size=1, unique_by=id)
         self.submit([self._renewal(attempt, is_lost) for attempt in data.draw(held, label="attempts")])
 
     @step(server=SERVER, wait_seconds=WAITS, waits=st.booleans())
@@ -134,7 +145,7 @@ class WorkerSteps(Setting):
         }
         if claimed := self.of_stage(Stage.CLAIMED):
             choices["commit"] = lambda: self._commit(drawn(data, claimed, "attempt"))
-        if unreported := self._unreported():
+        if unreported := self.unreported():
             choices["renew"] = lambda: self._renewal(drawn(data, unreported, "attempt"))
             choices["report"] = lambda: self._report(data, drawn(data, unreported, "attempt"), 0.0)
         if self.reports:
@@ -143,7 +154,7 @@ class WorkerSteps(Setting):
 
     # who asks, and what comes of it
 
-    def _unreported(self) -> list[Attempt]:
+    def unreported(self) -> list[Attempt]:
         return self.of_stage(Stage.CLAIMED, Stage.ALLOWED, Stage.STOPPED, Stage.ANSWERED)
 
     def _may_write_dot(self) -> list[Attempt]:

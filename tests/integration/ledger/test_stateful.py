@@ -11,20 +11,28 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from campaigns.ledger import Ledger
+from tests.stateful import defects
 from tests.stateful.clock import HandClock, clocked_database
-from tests.stateful.defects import BREAK_A_RULE, BREAK_THE_PROMISE
 from tests.stateful.machine import LedgerMachine
 
-EXAMPLES = int(os.environ.get("CAMPAIGNS_TEST_EXAMPLES", "40"))
-STEPS = 40
+Plant = Callable[[pytest.MonkeyPatch], None]
+Defective = tuple[type[LedgerMachine], pytest.MonkeyPatch]
+
+LONGER = os.environ.get("CAMPAIGNS_TEST_EXAMPLES")
+"""How many histories to try of each kind; left out: few, and a choice of the planted defects."""
+
 BUDGET = settings(
-    max_examples=EXAMPLES,
-    stateful_step_count=STEPS,
+    max_examples=int(LONGER or 20),
+    stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.target, Phase.shrink),
     print_blob=True,
 )
+SEARCH = settings(
+    BUDGET, max_examples=300, phases=(Phase.generate,), derandomize=True, database=None, print_blob=False
+)
+"""For what must be found: always the same histories, and no more of them than are needed."""
 
 
 @pytest.fixture
@@ -45,20 +53,26 @@ def test_the_promise_holds_whatever_happens(machine: type[LedgerMachine]) -> Non
 
 
 @pytest.fixture
-def defective(sqlite_url: str, tmp_path: Path) -> Iterator[tuple[type[LedgerMachine], pytest.MonkeyPatch]]:
+def defective(sqlite_url: str, tmp_path: Path) -> Iterator[Defective]:
     with clocked_database(sqlite_url) as (database, clock), pytest.MonkeyPatch.context() as patch:
         yield bound(Ledger(database, shard=0), clock, tmp_path / "journal"), patch
 
 
-SEARCH = settings(
-    BUDGET, max_examples=300, phases=(Phase.generate,), derandomize=True, database=None, print_blob=False
+def some(defects: tuple[Plant, ...], *chosen: Plant) -> pytest.MarkDecorator:
+    """All of them in a longer run."""
+    return pytest.mark.parametrize(
+        "plant", defects if LONGER else chosen, ids=lambda plant: str(plant.__name__)
+    )
+
+
+@pytest.mark.timeout(0)
+@some(
+    defects.BREAK_THE_PROMISE,
+    defects.the_commit_point_ignores_the_fence,
+    defects.a_retry_keeps_the_fence,
+    defects.the_sweep_sends_what_is_committing_again,
 )
-
-
-@pytest.mark.parametrize("plant", BREAK_THE_PROMISE, ids=lambda plant: plant.__name__)
-def test_the_promise_alone_finds(
-    defective: tuple[type[LedgerMachine], pytest.MonkeyPatch], plant: Callable[[pytest.MonkeyPatch], None]
-) -> None:
+def test_the_promise_alone_finds(defective: Defective, plant: Plant) -> None:
     machine, patch = defective
     machine.is_trusting = True
     plant(patch)
@@ -66,10 +80,9 @@ def test_the_promise_alone_finds(
         run_state_machine_as_test(machine, settings=SEARCH)
 
 
-@pytest.mark.parametrize("plant", BREAK_A_RULE, ids=lambda plant: plant.__name__)
-def test_the_reference_finds(
-    defective: tuple[type[LedgerMachine], pytest.MonkeyPatch], plant: Callable[[pytest.MonkeyPatch], None]
-) -> None:
+@pytest.mark.timeout(0)
+@some(defects.BREAK_A_RULE, defects.a_late_250_is_dropped)
+def test_the_reference_finds(defective: Defective, plant: Plant) -> None:
     machine, patch = defective
     plant(patch)
     with pytest.raises(AssertionError):
