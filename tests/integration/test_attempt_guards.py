@@ -18,7 +18,7 @@ from campaigns.queues import TaskResult, create_app
 from campaigns.settings import load_settings
 from campaigns.states import State
 from tests.crowd import Crowd
-from workers.attempt import Attempt, Job, Step
+from workers.attempt import Attempt, Job
 from workers.leases import LeaseKeeper
 from workers.services import Services
 
@@ -74,10 +74,11 @@ def attempt_of(services: Services, crowd: Crowd, index: int = 0) -> Attempt:
     return Attempt(job, services)
 
 
-async def at_its_dot(attempt: Attempt) -> asyncio.Task[TaskResult | None]:
+async def at_its_dot(attempt: Attempt, server: ScriptedSmtpServer) -> asyncio.Task[TaskResult | None]:
+    """The attempt under way; the server has been given its dot."""
     task = asyncio.create_task(attempt.run())
-    while attempt.step is not Step.AT_DOT:  # noqa: ASYNC110 - the moment itself is wanted
-        await asyncio.sleep(0)
+    while not server.stats["dots"]:  # noqa: ASYNC110 - the server's own time
+        await asyncio.sleep(0.01)
     return task
 
 
@@ -88,7 +89,7 @@ async def test_who_is_ended_at_the_dot_leaves_an_uncertain(
     crowd.queue()
     server.script.set(Misbehaviour(phase="dot", action="delay", seconds=30))
     attempt = attempt_of(services, crowd)
-    task = await at_its_dot(attempt)
+    task = await at_its_dot(attempt, server)
     attempt.stop(even_at_the_dot=True)
     await task
     assert crowd.state() is State.UNCERTAIN
@@ -101,7 +102,7 @@ async def test_a_warm_shutdown_waits_for_the_reply_to_the_dot(
     crowd.queue()
     server.script.set(Misbehaviour(phase="dot", action="delay", seconds=0.3))
     attempt = attempt_of(services, crowd)
-    task = await at_its_dot(attempt)
+    task = await at_its_dot(attempt, server)
     attempt.stop()
     await task
     assert crowd.state() is State.SENT

@@ -54,7 +54,10 @@ def judge(mutant: Mutant, status: int, output: str, seconds: float) -> Verdict:
     if status == _PASSED:
         return Verdict(mutant=mutant, outcome="survived", seconds=seconds, output=output)
     if status == _SOME_FAILED and failed is not None:
-        return Verdict(mutant=mutant, outcome="killed", caught_by=failed[1], seconds=seconds, output=output)
+        hangs = " (it hangs)" if "Failed: Timeout" in output else ""
+        return Verdict(
+            mutant=mutant, outcome="killed", caught_by=f"{failed[1]}{hangs}", seconds=seconds, output=output
+        )
     return Verdict(mutant=mutant, outcome="error", seconds=seconds, output=output)
 
 
@@ -90,7 +93,8 @@ def _noticed(verdict: Verdict) -> str:
     if not verdict.caught_by:
         return f"**{verdict.outcome}**"
     file, _, test = verdict.caught_by.partition("::")
-    return f"`{test or file}` ({Path(file).stem})"
+    test, _, note = test.partition(" ")
+    return f"`{test}` ({Path(file).stem}) {note}".rstrip()
 
 
 def written_into(document: str, text: str) -> str:

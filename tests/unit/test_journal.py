@@ -63,9 +63,10 @@ def test_an_outcome_is_on_the_disk_before_append_returns(
 
     monkeypatch.setattr(os, "fsync", noted)
     journal = Journal(tmp_path, "me")
-    for _ in range(2):
+    for number in (1, 2):
         journal.append(RECORD)
         (path,) = tmp_path.iterdir()
+        assert path.read_text().count("\n") == number
         assert synced[-1][:2] == (path.stat().st_ino, path.stat().st_size), "all of the file"
     of_names = [names for inode, _, names in synced if inode == tmp_path.stat().st_ino]
     assert of_names == [[path.name]], "its name, once, when that was the one that is looked for"
