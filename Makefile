@@ -5,9 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 3
+MINUTES ?= 30
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test faults bench bench-failover model mutants check lint format clean
+.PHONY: help install demo test faults bench bench-failover model mutants soak check lint format clean
 
 help:  ## Show what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +43,9 @@ model: $(STAMP)  ## Check the model of the ledger's protocol, and that it breaks
 
 mutants: $(STAMP)  ## Take out each guard in turn, and see that a test notices (some 20 minutes)
 	@$(BIN)/python -m tests.mutants
+
+soak: $(STAMP)  ## Random faults for MINUTES=30 on a stream of campaigns [SEED=n] [POSTGRESQL=1]
+	@$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(POSTGRESQL),--postgresql)
 
 check: $(STAMP)  ## Lint, format, types and import rules
 	@$(BIN)/ruff check .
