@@ -35,7 +35,7 @@ broker = "{broker}"
 [[servers]]
 name = "primary"
 url = "smtp://127.0.0.1:{primary}"
-tls = "none"
+{primary_lines}
 weight = 70
 connections = {connections}
 {rate}
@@ -90,6 +90,7 @@ class Place:
         body: str = BODY,
         server_options: Sequence[str] = (),
         broker_url: str = "embedded",
+        primary_lines: str = 'tls = "none"',
         worker_environ: Mapping[str, str] | None = None,
     ) -> None:
         self.directory = directory
@@ -104,6 +105,7 @@ class Place:
         self._top, self._tables = top, tables
         self._body = body
         self._broker_url = broker_url
+        self._primary_lines = primary_lines
         self._worker_environ = dict(worker_environ or {})
         self.workers: list[subprocess.Popen[bytes]] = []
 
@@ -117,6 +119,7 @@ class Place:
                 broker=self._broker_url,
                 primary=self.port_of(self.primary),
                 secondary=self.port_of(self.secondary),
+                primary_lines=self._primary_lines,
                 connections=self._connections,
                 delivery=self._delivery,
                 rate=self._rate,

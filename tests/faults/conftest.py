@@ -14,6 +14,17 @@ from tests.postgres import PostgresServer, postgres_server
 __all__ = ["either_place", "either_trial", "new_place", "new_trial", "own_postgres", "place", "trial"]
 
 
+HERE = Path(__file__).parent
+LONGEST_SECONDS = 600
+"""A test here waits for many processes; what hangs is found by its own patience."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(HERE) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(LONGEST_SECONDS))
+
+
 @pytest.fixture
 def new_trial(tmp_path: Path) -> Iterator[Trials]:
     """Makes an installation whose history is kept; it is taken down at the end, whatever happened."""
@@ -21,7 +32,7 @@ def new_trial(tmp_path: Path) -> Iterator[Trials]:
 
         def make(database: str | None = None, **options: Any) -> Trial:
             directory = tmp_path / "trial"
-            directory.mkdir()
+            directory.mkdir(exist_ok=True)
             return stack.enter_context(Trial(directory, database, **options))
 
         yield make

@@ -4,10 +4,10 @@ import pytest
 
 from campaigns.demo.smtp_process import SmtpServerProcess
 from campaigns.states import State
-from tests.acceptance.place import addresses, eventually
+from tests.acceptance.place import addresses
 from tests.faults.history import History
 from tests.faults.odd_worker import POINTS
-from tests.faults.trial import Trial, Trials
+from tests.faults.trial import PATIENCE_SECONDS, Trial, Trials, patiently
 
 FAST = ("commit point unheard", "dot handed over")
 """Those that `make test` runs, too."""
@@ -57,13 +57,12 @@ def test_a_worker_that_sleeps_through_its_lease_changes_nothing_that_is_another_
     trial.send("spring", EMAILS)
     trial.wait_for_sleep(sleeper)
     with trial.outage(f"worker stopped: {point}", may_leave_uncertain=trial.at_its_dot(sleeper)):
-        eventually(
+        patiently(
             lambda: trial.count("spring", State.SENT) + trial.count("spring", State.UNCERTAIN) == len(EMAILS),
-            seconds=60,
             what=trial.logs,
         )
         sleeper.send_signal(18)
-    eventually(lambda: trial.count("spring", State.UNCERTAIN) == 0, seconds=30, what=trial.logs)
+    patiently(lambda: trial.count("spring", State.UNCERTAIN) == 0, what=trial.logs)
     trial.verdict()
     assert trial.count("spring", State.SENT) == len(EMAILS), (
         "its own late replies resolved what was uncertain"
@@ -78,11 +77,11 @@ def test_workers_that_are_ended_warmly_under_load_leave_nothing_behind(new_trial
     trial.start_workers()
     trial.send("spring", addresses(1_500))
     for goal in (200, 500, 800):
-        eventually(lambda goal=goal: trial.count("spring", State.SENT) >= goal, what=trial.logs)
+        patiently(lambda goal=goal: trial.count("spring", State.SENT) >= goal, what=trial.logs)
         ended = next(worker for worker in trial.workers if worker.poll() is None)
         with trial.outage("worker ended warmly"):
             ended.terminate()
-            assert ended.wait(30) == 0
+            assert ended.wait(PATIENCE_SECONDS) == 0
             assert trial.at_its_dot(ended) == 0
             trial.start_worker("primary", "secondary")
     trial.verdict()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import subprocess
 from base64 import b64decode
@@ -16,17 +15,21 @@ import redis
 from sqlalchemy import text
 
 from campaigns.demo.smtp_process import SmtpServerProcess
+from campaigns.ledger import Counts
 from campaigns.states import State
 from tests.acceptance.place import BODY, Place, eventually
 from tests.faults.checker import Violation, judge
 from tests.faults.history import DeliverySeen, Expected, FaultLog, History, collect, watch
 from tests.faults.proxy import BadNetwork
 
-__all__ = ["Trial", "Trials", "redis_dump"]
+__all__ = ["PATIENCE_SECONDS", "Trial", "Trials", "patiently", "redis_dump"]
 
 Trials = Callable[..., "Trial"]
 ROOT = Path(__file__).parents[2]
-SETTLE_SECONDS = 90.0
+PATIENCE_SECONDS = 240.0
+"""How long the tests wait for anything: on a busy machine it may come late, and that is no fault."""
+FINAL_SECONDS = 120.0
+"""How long after the healing somebody may be alive, unless a test says less."""
 QUICK = (
     'lease_seconds = 3\nconnect_seconds = 2\ncommand_seconds = 3\nbody_seconds = 5\nretry_after = ["1s"]'
     "\nmax_crashes = 100"
@@ -40,16 +43,28 @@ QUICK_BREAKER = (
 class Trial(Place):
     """`with Trial(directory, database_url) as trial`: a Place whose ledger is watched and whose mail is kept.
 
-    `network` puts the mail servers behind bad networks of their own, `networks["primary"]` and so on.
+    `network` puts the mail servers behind bad networks of their own, `networks["primary"]` and so on;
+    `primary_options` are further options of the primary's own process.
     """
 
     def __init__(
-        self, directory: Path, database: str | None = None, *, network: bool = False, **options: Any
+        self,
+        directory: Path,
+        database: str | None = None,
+        *,
+        network: bool = False,
+        primary_options: Sequence[str] = (),
+        **options: Any,
     ) -> None:
         defaults: dict[str, Any] = {"delivery": QUICK, "tables": QUICK_BREAKER}
         options = {**defaults, **options}
         options["server_options"] = ("--data", *options.get("server_options", ()))
         super().__init__(directory, database, **options)
+        self.primary = SmtpServerProcess(
+            directory / "primary.jsonl",
+            name="primary",
+            options=(*options["server_options"], *primary_options),
+        )
         self.faults = FaultLog()
         self.networks: dict[str, BadNetwork] = {}
         self._has_network = network
@@ -72,6 +87,14 @@ class Trial(Place):
         self.networks[server.name] = self._exits.enter_context(BadNetwork(server.port))
         return self.networks[server.name].port
 
+    def wait_for_workers(self, count: int) -> None:
+        patiently(
+            lambda: len(self.ledger.live_workers(10)) >= count, what=lambda: f"{count} workers\n{self.logs()}"
+        )
+
+    def wait_until_finished(self, name: str, *, seconds: float = PATIENCE_SECONDS) -> Counts:
+        return super().wait_until_finished(name, seconds=seconds)
+
     def campaign(self, name: str, emails: Sequence[str], *, stream: str = "promotional") -> str:
         self._emails[name] = list(emails)
         return super().campaign(name, emails, stream=stream)
@@ -86,11 +109,11 @@ class Trial(Place):
         finally:
             self._worker_environ = before
 
-    def wait_for_death(self, worker: subprocess.Popen[bytes], *, seconds: float = 60.0) -> None:
+    def wait_for_death(self, worker: subprocess.Popen[bytes], *, seconds: float = PATIENCE_SECONDS) -> None:
         eventually(lambda: worker.poll() is not None, seconds=seconds, what=self.logs)
         assert worker.returncode == -signal.SIGKILL, f"it ended with {worker.returncode}\n{self.logs()}"
 
-    def wait_for_sleep(self, worker: subprocess.Popen[bytes], *, seconds: float = 60.0) -> None:
+    def wait_for_sleep(self, worker: subprocess.Popen[bytes], *, seconds: float = PATIENCE_SECONDS) -> None:
         stat = Path(f"/proc/{worker.pid}/stat")
         eventually(
             lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", seconds=seconds, what=self.logs
@@ -117,7 +140,7 @@ class Trial(Place):
         with self.faults.injected(kind, target, may_leave_uncertain=number):
             yield
 
-    def history(self, *, final_within_seconds: float = SETTLE_SECONDS, **options: Any) -> History:
+    def history(self, *, final_within_seconds: float = FINAL_SECONDS, **options: Any) -> History:
         return collect(
             self.database,
             self.accepted(),
@@ -132,7 +155,7 @@ class Trial(Place):
             },
         )
 
-    def verdict(self, *names: str, seconds: float = SETTLE_SECONDS, **options: Any) -> History:
+    def verdict(self, *names: str, seconds: float = PATIENCE_SECONDS, **options: Any) -> History:
         """Wait until these campaigns (all of them, if none is named) are finished, and judge everything."""
         for name in names or tuple(self._emails):
             self.wait_until_finished(name, seconds=seconds)
@@ -173,6 +196,16 @@ class Trial(Place):
         return redis.Redis.from_url(url, single_connection_client=True)
 
 
+def patiently(
+    question: Callable[[], object],
+    *,
+    seconds: float = PATIENCE_SECONDS,
+    what: Callable[[], str] | str = "",
+) -> None:
+    """Ask until the answer is true. Raises AssertionError after `seconds`."""
+    eventually(question, seconds=seconds, what=what)
+
+
 def redis_dump(client: redis.Redis) -> str:
     """All keys and values as text, and once more what is Base64 in them."""
     found = []
@@ -201,8 +234,3 @@ def _told(history: History, violations: Sequence[Violation], logs: str) -> str:
     for number in sorted({v.delivery_id for v in violations if v.delivery_id is not None})[:5]:
         lines += [f"delivery {number}:", history.story(number)]
     return "\n".join([*lines, logs])
-
-
-def send_signal(process_id: int, number: signal.Signals) -> None:
-    """To a process that is no child of ours, such as a database's."""
-    os.kill(process_id, number)

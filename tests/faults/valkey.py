@@ -37,7 +37,9 @@ class Valkey:
         return redis.Redis(port=self.port, socket_timeout=5)
 
     def start(self) -> None:
-        binary = EmbeddedBroker(socket=self.directory / "unused.sock", directory=self.directory).command()[0]
+        binary = EmbeddedBroker(
+            socket=self.directory.parent / "unused.sock", directory=self.directory
+        ).command()[0]
         options = {
             "port": str(self.port),
             "bind": "127.0.0.1",

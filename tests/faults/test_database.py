@@ -1,0 +1,169 @@
+"""The database loses replies to COMMIT, takes no writes, or is full. `test_outages` kills and locks it."""
+
+import contextlib
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import make_url
+
+from campaigns.states import State
+from tests.acceptance.place import addresses
+from tests.faults.proxy import BOTH, BadNetwork
+from tests.faults.trial import Trial, Trials, patiently
+from tests.postgres import PostgresServer
+
+slow = pytest.mark.slow
+OUTAGE_SECONDS = 8.0
+
+
+@pytest.fixture
+def database_network(postgres: PostgresServer) -> Iterator[BadNetwork]:
+    with BadNetwork(postgres.port) as network:
+        yield network
+
+
+@pytest.fixture
+def far_trial(new_trial: Trials, postgres_url: str, database_network: BadNetwork) -> Trial:
+    """The workers reach the database over a bad network; the test does not."""
+    through = make_url(postgres_url).set(port=database_network.port).render_as_string(hide_password=False)
+    return new_trial(postgres_url, worker_environ={"CAMPAIGNS_DATABASE": through})
+
+
+def _under_way(trial: Trial, count: int) -> list[str]:
+    emails = addresses(count)
+    trial.start_workers()
+    trial.send("spring", emails)
+    patiently(lambda: trial.count("spring", State.SENT) >= 50, what=trial.logs)
+    return emails
+
+
+def _all_are_sent(trial: Trial, emails: list[str]) -> None:
+    trial.verdict()
+    assert trial.states("spring") == {State.SENT: len(emails)}, "no doubt is left: every outcome was kept"
+
+
+@pytest.mark.parametrize("times", [20])
+def test_a_commit_whose_reply_is_lost_changes_nothing_twice(
+    far_trial: Trial, database_network: BadNetwork, times: int
+) -> None:
+    for server in (far_trial.primary, far_trial.secondary):
+        server.set("dot", "delay", seconds=0.02)
+    far_trial.start_workers()
+    emails = addresses(600)
+    with far_trial.outage("replies to COMMIT lost", "database"):
+        far_trial.send("spring", emails)
+        patiently(lambda: far_trial.count("spring", State.SENT) >= 20, what=far_trial.logs)
+        database_network.be(unanswered=b"COMMIT", unanswered_times=times)
+        far_trial.wait_until_finished("spring")
+        lost = database_network.unanswered
+        database_network.heal()
+    assert lost >= 5, "the fault was met"
+    _all_are_sent(far_trial, emails)
+
+
+@slow
+def test_a_database_that_cannot_be_reached_is_waited_for(
+    far_trial: Trial, database_network: BadNetwork
+) -> None:
+    emails = _under_way(far_trial, 1_000)
+    with far_trial.outage("partition", "database"):
+        database_network.be(held=BOTH)
+        time.sleep(OUTAGE_SECONDS)
+        database_network.heal()
+    _all_are_sent(far_trial, emails)
+
+
+@slow
+def test_connections_to_the_database_that_are_reset_again_and_again(
+    far_trial: Trial, database_network: BadNetwork
+) -> None:
+    emails = _under_way(far_trial, 1_000)
+    with far_trial.outage("resets", "database"):
+        for _ in range(10):
+            database_network.reset()
+            time.sleep(0.4)
+    _all_are_sent(far_trial, emails)
+
+
+@slow
+def test_a_database_that_takes_no_writes_is_waited_for(
+    new_trial: Trials, own_postgres: PostgresServer
+) -> None:
+    trial = new_trial(own_postgres.url(own_postgres.create_database()))
+    emails = _under_way(trial, 1_000)
+    with trial.outage("read-only", "database"):
+        _configure(own_postgres, "default_transaction_read_only = on")
+        time.sleep(1)
+        accepted = trial.accepted_count()
+        time.sleep(OUTAGE_SECONDS)
+        assert trial.accepted_count() == accepted, "nothing is sent that could not be recorded"
+        _configure(own_postgres, "default_transaction_read_only = off")
+    _all_are_sent(trial, emails)
+
+
+def _configure(postgres: PostgresServer, setting: str) -> None:
+    postgres.execute(f"ALTER SYSTEM SET {setting}")
+    postgres.execute("SELECT pg_reload_conf()")
+
+
+@slow
+def test_a_database_that_crashes_at_once_after_its_start_again(
+    new_trial: Trials, own_postgres: PostgresServer
+) -> None:
+    trial = new_trial(own_postgres.url(own_postgres.create_database()))
+    emails = _under_way(trial, 1_000)
+    with trial.outage("killed twice", "database"):
+        for pause_seconds in (3.0, 0.5):
+            own_postgres.stop(signal.SIGQUIT)
+            time.sleep(pause_seconds)
+            own_postgres.start()
+        trial.database.close()  # our own connections are dead, too
+    _all_are_sent(trial, emails)
+
+
+@contextlib.contextmanager
+def _small_disk(directory: Path, mebioctets: int) -> Iterator[Path]:
+    directory.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={mebioctets}m", "none", str(directory)],
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode:
+        pytest.skip(f"a small disk cannot be mounted here: {done.stderr.decode().strip()}")
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", "--lazy", str(directory)], check=True)
+
+
+def _fill(disk: Path) -> Path:
+    """Until not one octet is left."""
+    filler = disk / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 65536)
+    with contextlib.suppress(OSError), filler.open("ab", buffering=0) as file:
+        while True:
+            file.write(b"x")
+    return filler
+
+
+@slow
+def test_a_full_disk_under_sqlite_is_waited_out(new_trial: Trials, tmp_path: Path) -> None:
+    with _small_disk(tmp_path / "disk", 32) as disk, contextlib.ExitStack() as stack:
+        trial = new_trial(f"sqlite:///{disk}/campaigns.db")
+        stack.callback(trial.database.close)
+        emails = _under_way(trial, 1_500)
+        with trial.outage("disk full", "database"):
+            filler = _fill(disk)
+            patiently(lambda: "the database does not answer" in trial.logs(10_000), what=trial.logs)
+            time.sleep(OUTAGE_SECONDS)
+            filler.unlink()
+        _all_are_sent(trial, emails)
+        for worker in trial.workers:
+            trial.kill(worker)

@@ -1,0 +1,129 @@
+"""Messages that mean nothing, templates that never end, merge fields of 50 MB: the rest goes on."""
+
+import json
+from base64 import b64encode
+from typing import Any
+
+import pytest
+
+from campaigns.ledger import NewRecipient
+from campaigns.publishing import DELIVER_TASK, envelope
+from campaigns.states import State, Status
+from tests.acceptance.place import addresses
+from tests.faults.trial import Trial, Trials, patiently
+
+PRIMARY = "smtp.primary"
+RIGHT = {"campaign": "spring", "delivery": 1, "server": "primary"}
+
+
+def _task(task: str = DELIVER_TASK, **arguments: Any) -> str:
+    return envelope(task, PRIMARY, 0)("poison.1", arguments)
+
+
+def _changed(**fields: Any) -> str:
+    return json.dumps({**json.loads(_task(**RIGHT)), **fields})
+
+
+def _with_header(**fields: Any) -> str:
+    message = json.loads(_task(**RIGHT))
+    return json.dumps({**message, "headers": {**message["headers"], **fields}})
+
+
+POISON = [
+    "",
+    "no JSON at all",
+    "{",
+    "[]",
+    "null",
+    "7",
+    '"text"',
+    "{}",
+    '{"body": 7}',
+    "\x00\x01\x02",
+    "[" * 100_000,
+    _changed(body="no base64 ä"),
+    _changed(body=b64encode(b"no json").decode()),
+    _changed(body=b64encode(b"[[], {}]").decode()),
+    _changed(body=b64encode(b"{}").decode()),
+    _changed(body=b64encode(b"[1, 2, 3]").decode()),
+    _changed(**{"content-type": "application/x-python-serialize"}),
+    _changed(**{"content-encoding": "no-such-encoding"}),
+    _changed(properties={}),
+    _changed(properties=None),
+    _changed(headers={}),
+    _changed(headers=None),
+    _with_header(task=None),
+    _with_header(id=None),
+    _with_header(eta="tomorrow"),
+    _with_header(eta="2999-01-01T00:00:00+00:00"),
+    _with_header(retries="many"),
+    _task("campaigns.no_such_task"),
+    _task("os.system", command="true"),
+    _task(campaign="no such campaign", delivery=1, server="primary"),
+    _task(campaign="spring", delivery=10**9, server="primary"),
+    _task(campaign="spring", delivery=10**30, server="primary"),
+    _task(campaign="spring", delivery=-1, server="primary"),
+    _task(campaign="spring", delivery="1; DROP TABLE delivery", server="primary"),
+    _task(campaign="spring", delivery=None, server="primary"),
+    _task(campaign="spring", delivery=1, server="no-such-server"),
+    _task(campaign="spring", delivery=1, server=None),
+    _task(campaign=None, delivery=1, server="primary"),
+    _task(campaign={"a": []}, delivery=[1], server="primary"),
+    _task(campaign="x" * 100_000, delivery=1, server="primary"),
+    _task(campaign="\ud800\u0000", delivery=1, server="primary"),
+    _task(delivery=1),
+    _task(),
+    _task(**RIGHT, surplus=1),
+]
+
+
+def test_messages_that_mean_nothing_harm_nobody(either_trial: Trial) -> None:
+    trial = either_trial
+    trial.start_workers()
+    with trial.broker_client() as client:
+        for number in range(3):
+            for message in POISON:
+                client.lpush(PRIMARY, message.encode("utf-8", "surrogatepass"))
+            trial.send(f"campaign-{number}", addresses(60, f"r{number}"))
+        trial.verdict()
+        patiently(lambda: client.llen(PRIMARY) == 0, what=trial.logs)
+    assert all(worker.poll() is None for worker in trial.workers), "nobody died of it"
+    assert [trial.states(f"campaign-{number}") for number in range(3)] == [{State.SENT: 60}] * 3
+
+
+def test_a_template_that_never_ends_fails_its_own_mail_alone(new_trial: Trials) -> None:
+    endless = "{% for a in range(99999) %}{% for b in range(99999) %}{{ a * b }}{% endfor %}{% endfor %}"
+    trial = new_trial(body="Dear {{ name }},\n{% if name == 'Bob' %}" + endless + "{% endif %}\n")
+    trial.start_workers()
+    emails = addresses(60)
+    trial.campaign("spring", emails)
+    bobs = [NewRecipient(email=f"bob+{n}@b.example", dedupe_key=f"bob{n}", domain="b.example",
+                         fields={"name": "Bob"}) for n in range(5)]  # fmt: skip
+    trial.ledger.add_recipients(trial.ledger.campaign("spring").id, bobs)
+    trial.ledger.send("spring")
+    trial.verdict(emails={"spring": [*emails, *(bob.email for bob in bobs)]})
+    assert trial.states("spring") == {State.SENT: 60, State.FAILED: 5}
+    assert trial.breaker_events() == [], "no server is to blame"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_merge_field_of_fifty_megabytes_fails_or_is_sent_and_holds_up_nobody(trial: Trial) -> None:
+    emails = addresses(60)
+    trial.campaign("spring", emails)
+    giant = NewRecipient(
+        email="giant@b.example",
+        dedupe_key="giant",
+        domain="b.example",
+        fields={"name": "x" * 50_000_000},
+    )
+    trial.ledger.add_recipients(trial.ledger.campaign("spring").id, [giant])
+    trial.start_workers()
+    trial.ledger.send("spring")
+    trial.wait_until_finished("spring")
+    states = {delivery.email: delivery.state for delivery in trial.ledger.deliveries("spring")}
+    assert states.pop("giant@b.example") is State.FAILED
+    assert set(states.values()) == {State.SENT}
+    trial.verdict(emails={"spring": [*emails, giant.email]})
+    assert all(worker.poll() is None for worker in trial.workers)
+    assert trial.counts("spring").status is Status.FINISHED
