@@ -123,13 +123,15 @@ def test_a_campaign_keeps_to_its_rate(ledger: Ledger, producer: Producer, board:
 
 
 def test_a_cold_server_is_tried_with_mail_only_when_no_hot_one_can_take_it(
-    ledger: Ledger, app: Celery, board: HealthBoard, clock: Clock, directory: Path, broker_url: str
+    ledger: Ledger, app: Celery, board: HealthBoard, clock: Clock, settings: Settings
 ) -> None:
     servers = [
         {"name": name, "url": "smtp://127.0.0.1:2525", "tls": "none", "weight": weight}
         for name, weight in (("one", 1), ("two", 0))
     ]
-    settings = Settings.model_validate({"directory": directory, "broker": broker_url, "servers": servers})
+    settings = Settings.model_validate(
+        {"directory": settings.directory, "broker": settings.broker, "servers": servers}
+    )
     producer = Producer(ledger, app, settings, Fleet(settings, ledger, board))
     half_open(board, clock)
     Crowd(ledger, 20)
