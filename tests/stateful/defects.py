@@ -173,12 +173,10 @@ def a_pending_row_of_a_cancelled_campaign_stays(patch: Patch) -> None:
 BREAK_THE_PROMISE: tuple[Callable[[Patch], None], ...] = (
     the_commit_point_ignores_the_fence,
     a_claim_keeps_the_fence,
-    a_claim_takes_what_is_claimed,
     a_retry_keeps_the_fence,
     the_sweep_sends_what_is_committing_again,
     any_attempt_ends_what_is_committing,
     a_move_takes_what_is_uncertain,
-    a_stale_attempt_renews,
     a_cancel_takes_what_is_committing,
     a_campaign_finishes_too_soon,
     a_finished_campaign_is_not_reopened,
@@ -191,6 +189,8 @@ BREAK_THE_PROMISE: tuple[Callable[[Patch], None], ...] = (
 BREAK_A_RULE: tuple[Callable[[Patch], None], ...] = (
     the_commit_point_ignores_the_lease,
     the_commit_point_ignores_a_pause,
+    a_claim_takes_what_is_claimed,
+    a_stale_attempt_renews,
     the_sweep_does_not_wait_for_the_lease,
     a_late_250_is_dropped,
     a_late_250_ends_what_another_is_committing,

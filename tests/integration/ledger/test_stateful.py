@@ -22,7 +22,7 @@ LONGER = os.environ.get("CAMPAIGNS_TEST_EXAMPLES")
 """How many histories to try of each kind; left out: few, and a choice of the planted defects."""
 
 BUDGET = settings(
-    max_examples=int(LONGER or 20),
+    max_examples=int(LONGER or 15),
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),
