@@ -190,6 +190,26 @@ def test_two_processes_that_find_the_counts_lost_count_nothing_twice(url: str) -
         limits.close()
 
 
+def test_who_reads_for_too_long_forgets_nothing_that_went_out_meanwhile(url: str) -> None:
+    """Its turn at the ledger was over before it had read it, and another has read it, too."""
+    quick, granted = Limits(url, memory=_Ledger((HOUR, 600.0, 70))), list[int]()
+
+    class Slow(_Ledger):
+        def read(self) -> list[tuple[Limit, Sequence[tuple[float, int]]]]:
+            found = super().read()
+            if not granted:
+                with redis.Redis.from_url(url) as client:
+                    client.delete(*client.scan_iter("*:reading"))
+                granted.append(_take(quick, 5, HOUR).granted)
+            return found
+
+    slow = Limits(url, memory=Slow((HOUR, 600.0, 70)))
+    granted.append(_take(slow, 99, HOUR).granted)
+    assert granted == [5, 25]
+    quick.close()
+    slow.close()
+
+
 def test_nothing_counted_goes_out_while_nobody_knows_what_was_used(url: str) -> None:
     ledger = _Ledger((HOUR, 600.0, 70))
     ledger.is_away = True

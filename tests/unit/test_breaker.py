@@ -1,5 +1,7 @@
 """The circuit breaker's transitions, with time and chance as arguments."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -242,6 +244,15 @@ def test_a_cool_down_does_not_grow_for_the_last_one_that_takes_mail() -> None:
         Fault(reason="refused", token="a"), NOW + 3, POLICY, random=MIDDLE, is_last=True
     )
     assert (again.open_until, again.openings) == (NOW + 5, 1)
+
+
+def test_nor_is_it_as_long_as_it_grew_while_others_took_mail() -> None:
+    condemned = replace(tried(), openings=4)
+    fault = Fault(reason="refused", token="a")
+    last = condemned.after_fault(fault, NOW + 3, POLICY, random=MIDDLE, is_last=True)
+    assert (last.open_until, last.openings) == (NOW + 5, 4)
+    one_of_many = condemned.after_fault(fault, NOW + 3, POLICY, random=MIDDLE)
+    assert one_of_many.open_until > NOW + 5
 
 
 # Clocks and checks.

@@ -67,6 +67,15 @@ def test_no_window_of_an_hour_or_a_day_ever_sees_more_than_its_limit(
         assert sum(granted for _, granted in sent) <= count
 
 
+@pytest.mark.parametrize("period", [3600, 86400])
+def test_what_went_out_just_within_the_window_counts_with_the_rest_of_its_bucket(period: int) -> None:
+    limit, meter = Limit.of("x", 10, period, ""), Meter()
+    sent_at = 10 * 86_400 + limit.bucket_seconds - 1.0
+    assert meter.take([limit], 10, sent_at).granted == 10
+    assert meter.take([limit], 10, sent_at + period - 1).granted == 0
+    assert meter.take([limit], 10, sent_at + period + limit.bucket_seconds).granted == 10
+
+
 @quick
 @given(
     count=st.integers(1, 40),

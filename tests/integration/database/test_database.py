@@ -67,6 +67,29 @@ def test_two_writers_of_one_row_follow_each_other(database: Database) -> None:
         assert connection.execute(text("SELECT at FROM event")).scalar_one() == 60
 
 
+def test_nobody_writes_between_what_a_transaction_reads_and_what_it_writes(sqlite_url: str) -> None:
+    """SQLite cannot lock a row: its write transactions take the lock before they read."""
+    mine, other = create_database(sqlite_url), create_database(sqlite_url)
+    with mine.write() as connection:
+        connection.execute(text("INSERT INTO event (at, kind) VALUES (0, 'n')"))
+
+    def add() -> None:
+        with other.write() as connection:
+            connection.execute(text("UPDATE event SET at = at + 1"))
+
+    thread = threading.Thread(target=add)
+    with mine.write() as connection:
+        read = connection.execute(text("SELECT at FROM event")).scalar_one()
+        thread.start()
+        thread.join(0.3)
+        connection.execute(text("UPDATE event SET at = :at"), {"at": read + 1})
+    thread.join()
+    with mine.read() as connection:
+        assert connection.execute(text("SELECT at FROM event")).scalar_one() == 2
+    mine.close()
+    other.close()
+
+
 def test_what_is_wrong_with_a_statement_is_no_outage_and_quotes_no_address(database: Database) -> None:
     with pytest.raises(exc.IntegrityError) as caught, database.write() as connection:
         connection.execute(

@@ -77,6 +77,18 @@ async def test_a_reply_in_the_kernel_is_in_time_when_the_deadline_has_passed(lis
     dialogue.abort()
 
 
+async def test_a_reply_in_the_kernel_counts_although_the_timer_came_first(listener: socket.socket) -> None:
+    dialogue, server, descriptor = await connected(listener)
+    with server:
+        waiting = asyncio.ensure_future(dialogue.reply(20.0))
+        await asyncio.sleep(0)
+        server.sendall(ACCEPTED)
+        wait_until_readable(descriptor)
+        dialogue._wake(False)  # what the timer does: whether a loop reads before that is its own affair
+        assert await waiting == RawReply(250, "2.0.0 Ok: queued")
+    dialogue.abort()
+
+
 def accept_one(server: socket.socket, may_reply: threading.Event) -> None:
     """Says yes to MAIL, RCPT, DATA and, when it may, to the dot."""
     lines = server.makefile("rb")
