@@ -127,8 +127,11 @@ def test_a_definite_250_changes_nothing_that_is_final(state: State) -> None:
 
 @pytest.mark.parametrize("to", [State.FAILED, State.PENDING, State.UNCERTAIN])
 @pytest.mark.parametrize("state", [State.CLAIMED, State.COMMITTING, State.UNCERTAIN])
-def test_no_other_outcome_is_recorded_under_a_newer_fence(to: State, state: State) -> None:
-    late = record(to, from_committing=True)
+@pytest.mark.parametrize("is_after_the_dot", [True, False])
+def test_no_other_outcome_is_recorded_under_a_newer_fence(
+    to: State, state: State, is_after_the_dot: bool
+) -> None:
+    late = record(to, from_committing=is_after_the_dot)
     assert rules.record(row(state, fence=FENCE + 1), late, NOW) is None
 
 
