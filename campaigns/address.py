@@ -21,6 +21,8 @@ _HOST = re.compile(rf"(?=.{{1,253}}\Z)(?:{_LABEL}\.)+{_LABEL}(?<=[a-z])")
 _RESERVED = frozenset(name.rpartition(".")[2] for name in SPECIAL_USE_DOMAIN_NAMES)
 # A name is one line: what spans several was made to look like something else.
 _ANGLE = re.compile(r"[^<>\0\r\n\v\f\x85\u2028\u2029]*<([^<>]*)>")
+# RFC 2047 5 keeps them out of addresses; mailers that decode them all the same send to somebody else.
+_ENCODED_WORD = re.compile(r"=\?.*\?=")
 _EDGES = " \t\r\n\v\f\x85\xa0\u200b\u200e\u200f\u2028\u2029\u2060\ufeff"
 _LONGEST_INPUT = 1000
 _CASELESS = frozenset(CASE_INSENSITIVE_MAILBOX_NAMES)
@@ -68,6 +70,8 @@ def _bare(text: str) -> str:
         bare = angle[1].strip(_EDGES)
     if bare[:7].lower() == "mailto:":
         bare = bare[7:].partition("?")[0]
+    if _ENCODED_WORD.search(bare):
+        raise InvalidAddress("The address holds an encoded word, which some servers read as another address.")
     return bare
 
 

@@ -92,6 +92,8 @@ def rows_of(path: Path, data: bytes) -> list[Row | BadRow] | None:
 @example(data=codecs.BOM_UTF16_LE + b"\x00")
 @example(data=codecs.BOM_UTF16_LE + b"\x00\xd8e\x00")
 @example(data="email,na\0me\na@example.com,x\n".encode("utf-16"))
+@example(data="email,name\na@example.com,x\0y\n".encode("utf-16"))
+@example(data=("email,name\n" + "a@example.com,Zoë\n" * 20).encode() + b"a@example.com,Zo\xeb\n")
 @example(data=b"email,Zo\xeb\n" + "a@example.com,Zoë Zoë Zoë Zoë\n".encode() * 4)
 @example(data=codecs.BOM_UTF32_LE + "email\na@example.com\n".encode("utf-32-le"))
 def test_any_bytes_are_refused_by_name_or_are_rows_in_their_order(tmp_path: Path, data: bytes) -> None:

@@ -9,6 +9,7 @@ import encodings.aliases
 import re
 import tracemalloc
 from collections.abc import Iterator
+from email.header import decode_header, make_header
 from email.utils import getaddresses
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from tests.integration.smtp.trial import PATIENT, Trial, configured
 from workers.envelope import Envelope, normalised_body, stuffed_body
 from workers.smtp import SmtpConnection
 
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 NOW = 1_700_000_000.0
 CHARSETS = sorted(
     {*encodings.aliases.aliases.values(), "idna", "punycode", "unicode_escape", "undefined", "x-no"}
@@ -250,6 +252,11 @@ def assert_is_one_mail(message: RenderedMessage, campaign: CampaignContent, to: 
     for name, address in (("To", message.envelope_recipient), ("From", message.envelope_sender)):
         ((_, found),) = getaddresses([raw_value(message.body, name)])
         assert found == address
+    for name, value in parsed.items():
+        line = re.sub(r"\r\n[ \t]", " ", str(value))
+        assert not CONTROL.search(line)
+        if name != "List-Unsubscribe":  # its addresses stand as they are: no word in them is decoded
+            assert not CONTROL.search(str(make_header(decode_header(line))))
     kinds = [part.get_content_type() for part in parsed.walk()]
     assert kinds in (["text/plain"], ["multipart/alternative", "text/plain", "text/html"])
     assert not [part.defects for part in parsed.walk() if part.defects]
@@ -313,6 +320,8 @@ def test_whatever_is_given_it_is_refused_or_one_mail_to_one_person(
 
 @fuzzed(150)
 @given(a=FIELDS, b=FIELDS, to=ADDRESSES | st.just("anna@example.com"))
+@example(a="x\u2028y", b="", to="anna@example.com")
+@example(a="x\x0by", b="", to="anna@example.com")
 def test_fields_of_a_list_never_make_anything_but_the_mail_that_was_meant(
     a: object, b: object, to: str
 ) -> None:
@@ -362,6 +371,8 @@ def test_a_word_that_nobody_can_read_hides_none_beside_it(other: str) -> None:
 @example(text="<<a@example.com>>")
 @example(text="\u200ba@example.com\ufeff")
 @example(text="a@localhost")
+@example(text="=?utf-8?q?eve=40x.example=3e?=anna@example.com")
+@example(text="=?utf-8?q?Anna?= <anna@example.com>")
 @example(text="a@x.localhost")
 def test_an_address_is_refused_or_is_the_same_when_it_is_read_again(text: str) -> None:
     """It is normalised when a list is read, and again when its mail is made: both must mean one person."""
@@ -373,6 +384,7 @@ def test_an_address_is_refused_or_is_the_same_when_it_is_read_again(text: str) -
     if address is None:
         return
     assert normalise(address.email) == address
+    assert not re.search(r"=\?.*\?=", address.email)
     assert normalise(address.dedupe_key).dedupe_key == address.dedupe_key
     assert address.email.count("@") == 1 and address.email.endswith(f"@{address.domain}")
     assert address.domain.isascii() and address.email.isascii() != address.needs_smtputf8
