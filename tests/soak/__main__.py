@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import pickle
 import secrets
 import shutil
 import sys
@@ -50,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say("nobody was lost, and nobody was served twice")
         return 0
     postgresql = " POSTGRESQL=1" if options.postgresql else ""
-    say(f"BROKEN; everything is in {directory}")
+    (directory / "history.pickle").write_bytes(pickle.dumps(found.history))
+    say(f"BROKEN; everything is in {directory}, what is judged in history.pickle")
     say(f"again: make soak MINUTES={options.minutes:g} SEED={options.seed}{postgresql}")
     return 1
 

@@ -1,6 +1,7 @@
 """Which fault explains that a mail is uncertain. Pure.
 
-A fault explains a mail that was at its dot while the fault was there, by that server or in that process.
+A fault explains a mail whose reply was waited for while the fault was there, by that server or in that
+process. What the sweep has made uncertain is still resolved by its own late reply, until the dot's deadline.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from dataclasses import dataclass, replace
 from campaigns.states import State
 from tests.faults.history import Change, DeliverySeen, Fault, History
 
-__all__ = ["Injected", "with_faults"]
+__all__ = ["DOT_SECONDS", "Injected", "unexplained", "with_faults"]
+
+DOT_SECONDS = 15.0
+"""The deadline of the reply to a dot. A busy machine needs far less, so every doubt must have its fault."""
 
 SLACK_SECONDS = 1.0
 """Between a fault's effect and its note, and between a transaction's time and its dot."""
@@ -29,12 +33,18 @@ class Injected:
     server: str | None = None
     pids: Sequence[int] = ()
 
-    def explains(self, commit: Change, ended_at: float) -> bool:
-        """Whether it can have met a mail between its commit point and when it became uncertain."""
-        is_there = self.began_at - SLACK_SECONDS <= ended_at and commit.at <= self.healed_at + SLACK_SECONDS
+    def explains(self, commit: Change, until: float) -> bool:
+        """Whether it can have met a mail between its commit point and the last moment for its reply."""
+        is_there = self.began_at - SLACK_SECONDS <= until and commit.at <= self.healed_at + SLACK_SECONDS
         owner = commit.new_owner or ""
         is_its = commit.new_server == self.server or any(f"-{pid}-" in owner for pid in self.pids)
         return is_there and is_its
+
+
+def unexplained(history: History, injected: Sequence[Injected]) -> list[int]:
+    """The deliveries that are uncertain without a fault that explains it."""
+    doubts = [one for one in history.deliveries if one.state is State.UNCERTAIN]
+    return [one.id for one in doubts if _explanation(history, one, injected) < 0]
 
 
 def with_faults(history: History, injected: Sequence[Injected]) -> History:
@@ -66,4 +76,5 @@ def _explanation(history: History, delivery: DeliverySeen, injected: Sequence[In
             ended_at = change.at
     if commit is None or ended_at is None:
         return -1
-    return next((number for number, one in enumerate(injected) if one.explains(commit, ended_at)), -1)
+    until = max(ended_at, commit.at + DOT_SECONDS)
+    return next((number for number, one in enumerate(injected) if one.explains(commit, until)), -1)

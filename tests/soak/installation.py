@@ -18,12 +18,11 @@ from campaigns.demo.smtp_process import SmtpServerProcess
 from tests.faults.proxy import BadNetwork
 from tests.faults.trial import QUICK_BREAKER, ROOT, Trial
 from tests.postgres import PostgresServer
+from tests.soak.doubts import DOT_SECONDS
 from tests.soak.schedule import WORKERS
 
-__all__ = ["DOT_SECONDS", "Installation", "Slot"]
+__all__ = ["Installation", "Slot"]
 
-DOT_SECONDS = 15.0
-"""Far more than a busy machine needs: whatever is uncertain shall have a fault that explains it."""
 DELIVERY = (
     "lease_seconds = 6\nconnect_seconds = 3\ncommand_seconds = 5\nbody_seconds = 8"
     f'\ndot_seconds = {DOT_SECONDS}\nretry_after = ["1s"]\nmax_crashes = 1000'

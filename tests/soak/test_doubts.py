@@ -54,7 +54,11 @@ def test_a_mail_at_its_dot_when_its_server_or_its_worker_failed_is_explained() -
 
 def test_a_fault_that_was_over_before_or_came_after_explains_nothing() -> None:
     assert not _is_explained(_history(107.0, 110.0), SERVER, WORKER)
-    assert not _is_explained(_history(80.0, 95.0), SERVER, WORKER)
+    assert not _is_explained(_history(80.0, 90.0), SERVER, WORKER)
+
+
+def test_a_late_reply_may_be_lost_after_the_sweep_has_been_there() -> None:
+    assert _is_explained(_history(90.0, 97.0), WORKER)
 
 
 def test_another_server_s_fault_and_another_process_s_death_explain_nothing() -> None:

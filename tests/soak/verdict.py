@@ -10,7 +10,7 @@ from campaigns.demo.mail_record import AcceptedMail
 from campaigns.states import State
 from tests.faults.checker import Violation, judge
 from tests.faults.history import History, collect
-from tests.soak.doubts import with_faults
+from tests.soak.doubts import unexplained, with_faults
 from tests.soak.faults import DRILL_DOMAIN
 from tests.soak.installation import Installation
 from tests.soak.lanes import Log
@@ -85,11 +85,19 @@ def verdict(installation: Installation, traffic: Traffic, log: Log, *, settle_se
         dumps=installation.dumps(),
         final_within_seconds=settle_seconds,
     )
-    history = with_faults(history, [injected for _, injected in log.injected])
+    injected = [one for _, one in log.injected]
+    history = with_faults(history, injected)
     return Verdict(
         history=history,
         log=log,
-        violations=[*judge(history), *_own(history, traffic, of_drills)],
+        violations=[
+            *judge(history),
+            *_own(history, traffic, of_drills),
+            *(
+                Violation(property="U", what="is uncertain, and no fault explains it", delivery_id=number)
+                for number in unexplained(history, injected)
+            ),
+        ],
         drill_mails=len(of_drills),
         ended_workers=[status for slot in installation.slots.values() for _, status in slot.ended],
     )
