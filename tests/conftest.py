@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,10 @@ import pytest
 from campaigns.database import Database, create_database
 from campaigns.ledger import Ledger
 from tests.postgres import PostgresServer, postgres_server
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Begun in the background of a shell: what the tests start would be deaf to Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TEMPLATE = "template_campaigns"
 BOTH = ("sqlite", "postgresql")

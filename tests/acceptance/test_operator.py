@@ -66,6 +66,7 @@ def test_a_drained_server_sends_what_waits_for_it_and_takes_mail_again_when_it_i
         assert counts.servers["primary"].rerouted == 0
         before = len(place.primary.records())
         client.set_server_mode("primary", "open")
+        time.sleep(EVERYWHERE_SECONDS)
         more = addresses(100, "more")
         place.send("summer", more)
         place.wait_until_finished("summer")
@@ -134,7 +135,7 @@ def test_a_dead_standby_is_known_before_it_is_needed(new_place: Places, port: in
     lines = reserve(port, record).splitlines()
     place = new_place(tables="\n".join(line for line in lines if "activate" not in line))
     place.start_workers()
-    eventually(lambda: place.ledger.probes().keys() == {"primary", "secondary", "reserve"})
+    eventually(lambda: sum(one.probed_at is not None for one in place.ledger.probes().values()) == 3)
     with Client(place.settings) as client:
         primary, _, standby = client.servers()
         assert primary.probe is not None and primary.probe.error is None
