@@ -35,7 +35,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="mutants-", ignore_cleanup_errors=True) as directory:
         base = Tree.of_the_checkout(Path(directory, "base"))
         base.check()
-        if not arguments.no_baseline and not _is_green(base, chosen):
+        if not _are_there(base, chosen) or not (arguments.no_baseline or _is_green(base, chosen)):
             return 1
         verdicts = _try_all(base, chosen, arguments.jobs, show=arguments.show)
     seconds = time.monotonic() - begun
@@ -52,9 +52,21 @@ def _chosen(mutants: Sequence[Mutant], patterns: Sequence[str]) -> list[Mutant]:
     return [one for one in mutants if not patterns or any(fnmatch(one.name, pattern) for pattern in patterns)]
 
 
+def _tests_of(mutants: Sequence[Mutant]) -> list[str]:
+    return sorted({test for mutant in mutants for test in mutant.tests})
+
+
+def _are_there(base: Tree, mutants: Sequence[Mutant]) -> bool:
+    """pytest must know each test by its name."""
+    status, output = run_tests(base, _tests_of(mutants), "--collect-only", "-qq")
+    if status != 0:
+        print(output)
+    return status == 0
+
+
 def _is_green(base: Tree, mutants: Sequence[Mutant]) -> bool:
     """With every guard in its place, all of the tests must pass: otherwise red means nothing."""
-    tests = sorted({test for mutant in mutants for test in mutant.tests})
+    tests = _tests_of(mutants)
     status, output = run_tests(base, tests, seconds=BASELINE_SECONDS)
     if status != 0:
         print(output, "the tests fail although nothing was taken out", sep="\n")

@@ -39,11 +39,13 @@ class Verdict:
         return f"{self.outcome:8} {self.mutant.name:36} {self.seconds:5.1f} s  {told}".rstrip()
 
 
-def run_tests(tree: Tree, tests: Sequence[str], *, seconds: float = RUN_SECONDS) -> tuple[int, str]:
+def run_tests(
+    tree: Tree, tests: Sequence[str], *options: str, seconds: float = RUN_SECONDS
+) -> tuple[int, str]:
     """pytest's status and output for these tests; the first that fails ends it."""
     named = [f"tests/{test}" for test in tests]
     try:
-        return tree.pytest([*QUIETLY, f"--timeout={TEST_SECONDS}", *named], seconds=seconds)
+        return tree.pytest([*QUIETLY, *options, f"--timeout={TEST_SECONDS}", *named], seconds=seconds)
     except TimeoutError as late:
         return -1, str(late)
 
