@@ -284,6 +284,13 @@ class ZombieSteps(OperatorSteps):
             self.holds()
             self.ask_or_report(data, zombie)
 
+    @step(2, when=lambda self: self.in_state(State.COMMITTING), is_meant=SELDOM)
+    def stop_at_the_dot(self, data: st.DataObject, is_meant: bool) -> None:
+        """The operator stops a campaign, for good or not, while somebody waits for a reply."""
+        row = drawn(data, self.in_state(State.COMMITTING), "delivery")
+        name = self.names[row.campaign_id]
+        self._cancel(name) if is_meant else self._pause(name, False)
+
 
 class LedgerMachine(ZombieSteps):
     """All of it."""

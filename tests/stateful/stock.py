@@ -105,7 +105,7 @@ def check_row(row: dict[str, Any]) -> None:
 def check_counts(ledger: Ledger, name: str, states: list[State], status: Status) -> None:
     """The kept counts are those of the rows, and add up to everybody who was added."""
     counts = ledger.counts(name)
-    assert counts == ledger.scan_counts(name)
+    assert counts == ledger.scan_counts(name), f"the counts of {name} are not those of its rows"
     assert counts.total == len(states) == sum(counts.states.values())
     assert counts.states == {state: states.count(state) for state in State}
     assert counts.status is status, f"{name} is {counts.status}, not {status}"

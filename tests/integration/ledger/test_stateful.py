@@ -30,7 +30,7 @@ BUDGET = settings(
     print_blob=True,
 )
 SEARCH = settings(
-    BUDGET, max_examples=300, phases=(Phase.generate,), derandomize=True, database=None, print_blob=False
+    BUDGET, max_examples=1000, phases=(Phase.generate,), derandomize=True, database=None, print_blob=False
 )
 """For what must be found: always the same histories, and no more of them than are needed."""
 
