@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def _soak(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tests.soak", "--seed", "5", "--minutes", "1", *arguments]
+    command = [sys.executable, "-m", "tests.soak", "--seed", "99", "--minutes", "1", *arguments]
     return subprocess.run(
         command,
         cwd=ROOT,
@@ -35,5 +35,6 @@ def test_a_short_soak_keeps_the_promise(tmp_path: Path) -> None:
 def test_a_soak_finds_that_the_sweep_sends_again_what_may_have_been_sent(tmp_path: Path) -> None:
     done = _soak(tmp_path, "--broken", "the_sweep_sends_what_is_committing_again")
     assert done.returncode == 1, done.stdout[-5000:] + done.stderr
-    assert "make soak MINUTES=1 SEED=5" in done.stdout
+    assert "\nD: delivery " in done.stdout, "somebody was served twice"
+    assert "make soak MINUTES=1 SEED=99" in done.stdout
     assert list(tmp_path.glob("campaigns-soak-*/history.pickle"))
