@@ -248,8 +248,9 @@ class Place:
         Nobody lost, nobody twice, every `sent` was accepted, what was accepted is `sent` or `uncertain`,
         and the counters agree with the rows.
         """
-        counts, scan = self.ledger.counts(name), self.ledger.scan_counts(name)
-        assert counts.states == scan.states and counts.total == scan.total == len(emails)
+        eventually(lambda: self._adds_up(name), seconds=10, what=lambda: self._told(name))
+        counts = self.ledger.counts(name)
+        assert counts.total == len(emails)
         assert sum(counts.states.values()) == counts.total
         states = {delivery.email: delivery.state for delivery in self.ledger.deliveries(name)}
         assert set(states) == set(emails)
@@ -261,6 +262,14 @@ class Place:
             else:
                 assert times[email] == 0 or state is State.UNCERTAIN, f"{email} was accepted and is {state}"
         return counts
+
+    def _adds_up(self, name: str) -> bool:
+        """Whether the kept counts are those of the rows; work may go on between the two looks."""
+        counts, scan = self.ledger.counts(name), self.ledger.scan_counts(name)
+        return (counts.states, counts.total) == (scan.states, scan.total)
+
+    def _told(self, name: str) -> str:
+        return f"kept: {self.ledger.counts(name)}\nin the rows: {self.ledger.scan_counts(name)}"
 
     @contextlib.contextmanager
     def stopped(self, process: subprocess.Popen[bytes]) -> Iterator[None]:

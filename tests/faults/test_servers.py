@@ -36,6 +36,7 @@ def _misbehave_until_it_is_met(trial: Trial, phase: str, action: str, **fields: 
     uncertain = TIMES if phase in {"dot", "body"} else 0
     with trial.outage(f"{phase} {action}", "primary", may_leave_uncertain=uncertain):
         trial.primary.set(phase, action, times=TIMES, **fields)
+        trial.primary.control({"disconnect": True})  # a connection that is kept asks for no greeting again
         for number in range(20):
             _forget_blocks(trial)
             name = f"{phase}-{number}"
