@@ -51,6 +51,10 @@ class PostgresServer:
         return f"<PostgresServer on 127.0.0.1:{self.port}, {'running' if self._process else 'stopped'}>"
 
     @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid
@@ -145,9 +149,12 @@ class PostgresServer:
 
 
 @contextmanager
-def postgres_server() -> Iterator[PostgresServer]:
-    """A running server; it and its files are gone afterwards. Raises if it cannot start."""
-    directory = Path(tempfile.mkdtemp(prefix="campaigns-postgres-"))
+def postgres_server(where: Path | None = None) -> Iterator[PostgresServer]:
+    """A running server; it and its files are gone afterwards. Raises if it cannot start.
+
+    `where`: the directory in which it has its own; the place for temporary files, if None.
+    """
+    directory = Path(tempfile.mkdtemp(prefix="campaigns-postgres-", dir=where))
     directory.chmod(0o755)  # the server's user must get in
     server = PostgresServer(directory)
     try:

@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from campaigns.states import State
 from tests.acceptance.place import addresses
 from tests.faults.proxy import BOTH, BadNetwork
 from tests.faults.trial import Trial, Trials, patiently
-from tests.postgres import PostgresServer
+from tests.postgres import PostgresServer, postgres_server
 
 slow = pytest.mark.slow
 OUTAGE_SECONDS = 8.0
@@ -126,44 +127,64 @@ def test_a_database_that_crashes_at_once_after_its_start_again(
 
 
 @contextlib.contextmanager
-def _small_disk(directory: Path, mebioctets: int) -> Iterator[Path]:
-    directory.mkdir()
+def _small_disk(mebioctets: int) -> Iterator[Path]:
+    directory = Path(tempfile.mkdtemp(prefix="campaigns-disk-"))
     done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={mebioctets}m", "none", str(directory)],
+        ["mount", "-t", "tmpfs", "-o", f"size={mebioctets}m,mode=755", "none", str(directory)],
         capture_output=True,
         check=False,
     )
     if done.returncode:
+        directory.rmdir()
         pytest.skip(f"a small disk cannot be mounted here: {done.stderr.decode().strip()}")
     try:
         yield directory
     finally:
         subprocess.run(["umount", "--lazy", str(directory)], check=True)
+        directory.rmdir()
 
 
 def _fill(disk: Path) -> Path:
     """Until not one octet is left."""
     filler = disk / "filler"
-    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-        while True:
-            file.write(b"x" * 65536)
-    with contextlib.suppress(OSError), filler.open("ab", buffering=0) as file:
-        while True:
-            file.write(b"x")
+    for size in (65536, 1):
+        with contextlib.suppress(OSError), filler.open("ab", buffering=0) as file:
+            while True:
+                file.write(b"x" * size)
     return filler
 
 
+def _full_for_a_while(trial: Trial, disk: Path) -> None:
+    filler = _fill(disk)
+    patiently(lambda: "the database does not answer" in trial.logs(10_000), what=trial.logs)
+    time.sleep(OUTAGE_SECONDS)
+    filler.unlink()
+
+
 @slow
-def test_a_full_disk_under_sqlite_is_waited_out(new_trial: Trials, tmp_path: Path) -> None:
-    with _small_disk(tmp_path / "disk", 32) as disk, contextlib.ExitStack() as stack:
+def test_a_full_disk_under_sqlite_is_waited_out(new_trial: Trials) -> None:
+    with _small_disk(32) as disk, contextlib.ExitStack() as stack:
         trial = new_trial(f"sqlite:///{disk}/campaigns.db")
         stack.callback(trial.database.close)
         emails = _under_way(trial, 1_500)
         with trial.outage("disk full", "database"):
-            filler = _fill(disk)
-            patiently(lambda: "the database does not answer" in trial.logs(10_000), what=trial.logs)
-            time.sleep(OUTAGE_SECONDS)
-            filler.unlink()
+            _full_for_a_while(trial, disk)
         _all_are_sent(trial, emails)
         for worker in trial.workers:
             trial.kill(worker)
+
+
+@slow
+def test_a_full_disk_under_postgresql_is_waited_out(new_trial: Trials) -> None:
+    with _small_disk(400) as disk, postgres_server(disk) as server:
+        trial = new_trial(server.url(server.create_database()))
+        emails = _under_way(trial, 3_000)
+        with trial.outage("disk full", "database"):
+            _full_for_a_while(trial, disk)
+            if not server.is_running:  # it gives up where it cannot write its log; an operator starts it
+                server.start()
+            trial.database.close()  # our own connections may be dead, too
+        _all_are_sent(trial, emails)
+        for worker in trial.workers:
+            trial.kill(worker)
+        trial.database.close()
