@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 import click
 
@@ -13,7 +15,35 @@ from campaigns.probing import CERTIFICATE_WARNING_SECONDS
 from campaigns.server_status import ServerStatus
 from campaigns.settings import load_settings
 
+_MOST_WEIGHT = 1_000_000
+_WEIGHT_FORM = (
+    f"a weight is a whole number from 0 to {_MOST_WEIGHT}: 0 for mail only while no other server can take it;"
+    " `campaigns servers close` for none at all"
+)
+
 _reason_option = click.option("--reason", help="For whoever reads the events later.")
+
+
+class _Weight(click.IntRange):
+    """A weight as Settings accept it, whose error says what to do instead."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return int(super().convert(value, param, ctx))
+        except click.BadParameter:
+            self.fail(f"{value!r}: {_WEIGHT_FORM}", param, ctx)
+
+
+class _WeightCommand(click.Command):
+    """A number below 0 looks like an option, and none of ours is a digit."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if re.fullmatch(r"-[\d.]", error.option_name):
+                raise click.BadParameter(_WEIGHT_FORM, ctx, param_hint="'N'") from None
+            raise
 
 
 @click.group(invoke_without_command=True)
@@ -81,9 +111,9 @@ def close(name: str, reason: str | None, as_json: bool) -> None:
         _report(client, name, f"{name} {text}.", as_json)
 
 
-@servers.command()
+@servers.command(cls=_WeightCommand)
 @click.argument("name")
-@click.argument("number", metavar="N", type=click.IntRange(0, 1_000_000), required=False)
+@click.argument("number", metavar="N", type=_Weight(0, _MOST_WEIGHT), required=False)
 @click.option("--default", "by_default", is_flag=True, help="The configured weight again.")
 @_reason_option
 @json_option

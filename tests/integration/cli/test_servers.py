@@ -100,6 +100,19 @@ def test_wrong_usage_changes_nothing(desk: Desk, arguments: list[str]) -> None:
     assert operator_events(desk) == []
 
 
+@pytest.mark.parametrize("number", ["-3", "-0.5", "2.5", "many", "1000001"])
+def test_what_is_no_weight_is_told_what_one_is(desk: Desk, number: str) -> None:
+    result = desk.run("servers", "weight", "primary", number)
+    assert result.exit_code == 2
+    told = " ".join(result.stderr.split())
+    assert "a weight is a whole number from 0 to 1000000" in told and "`campaigns servers close`" in told
+    assert operator_events(desk) == []
+
+
+def test_an_option_that_there_is_not_is_still_told_the_right_one(desk: Desk) -> None:
+    assert "--reason" in desk.run("servers", "weight", "primary", "3", "--reasn", "x").stderr
+
+
 @pytest.mark.parametrize("command", ["drain", "close", "open", "weight"])
 def test_each_explains_itself(desk: Desk, command: str) -> None:
     assert desk.run("servers", command, "--help").stdout.startswith("Usage: ")
