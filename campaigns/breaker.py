@@ -128,7 +128,7 @@ class Breaker:
         return replace(self, full_from=0.0, full_until=0.0, full_reason="")
 
     def _cooled_down(self, now: float, policy: BreakerPolicy) -> Breaker:
-        most_ahead = longest_seconds(policy) * (1 + JITTER)
+        most_ahead = policy.longest_cool_down_seconds * (1 + JITTER)
         if self.state is not BreakerState.OPEN or 0 < self.open_until - now <= most_ahead:
             return self
         since = min(self.open_until, now)
@@ -375,9 +375,4 @@ def _read(default: object, value: Any) -> Any:
 def cool_down_seconds(policy: BreakerPolicy, exponent: int, random: float) -> float:
     """The first one doubled so many times, a fifth shorter or longer, so that nothing returns in step."""
     doubled = policy.cool_down_seconds * 2.0 ** min(exponent, 30)
-    return min(doubled, longest_seconds(policy)) * (1 + JITTER * (2 * random - 1))
-
-
-def longest_seconds(policy: BreakerPolicy) -> float:
-    """A first cool-down that is longer than the longest one is the longest one."""
-    return max(policy.longest_cool_down_seconds, policy.cool_down_seconds)
+    return min(doubled, policy.longest_cool_down_seconds) * (1 + JITTER * (2 * random - 1))

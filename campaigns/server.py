@@ -82,6 +82,13 @@ class Server(BaseModel):
             raise ValueError(f"{str(value)!r} is not a file")
         return value
 
+    @field_validator("warm_up", mode="before")
+    @classmethod
+    def _table(cls, value: Any) -> Any:
+        if value is not None and not isinstance(value, (dict, WarmUp)):
+            raise ValueError("must be a table: warm_up = { start = 2026-03-02, per_day = [50, 100, 200] }")
+        return value
+
     @field_validator("on_activate", "on_deactivate", mode="before")
     @classmethod
     def _command(cls, value: Any) -> tuple[str, ...]:
@@ -96,6 +103,10 @@ class Server(BaseModel):
     def _hooks_are_of_a_standby(self) -> Server:
         if (self.on_activate or self.on_deactivate) and self.weight > 0:
             raise ValueError("on_activate and on_deactivate are for a cold standby: set weight = 0")
+        if self.on_deactivate and not self.on_activate:
+            raise ValueError(
+                "on_deactivate: is never run without on_activate: add the command that starts the standby"
+            )
         return self
 
     @property

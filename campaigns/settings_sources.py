@@ -111,10 +111,11 @@ def add_validation_errors(sources: Sources, error: ValidationError) -> None:
     """Pydantic's errors in our words; never the value itself where it could be a secret."""
     for item in error.errors(include_url=False, include_context=True):
         path = tuple(part for part in item["loc"] if not str(part).startswith("function-"))
-        if path[:1] == ("stream_weights",):
-            path = ("streams", *path[1:])  # where the operator wrote them
         context = {"given": item.get("input"), **item.get("ctx", {})}
-        sources.mistake(path, _sentence(path, item["type"], item["msg"], context))
+        text = _sentence(path, item["type"], item["msg"], context)
+        if path[:1] == ("stream_weights",):  # the operator wrote them elsewhere
+            path, text = ("streams", *path[1:]), f"{text}; {_WEIGHTS_FORM}"
+        sources.mistake(path, text)
 
 
 def is_utf8(text: str) -> bool:
@@ -135,7 +136,7 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 
 def _sentence(path: KeyPath, kind: str, message: str, context: Mapping[str, Any]) -> str:
     if kind == "missing":
-        return "is missing"
+        return "is missing" + _EXAMPLES.get(str(path[-1]), "")
     if kind == "literal_error":
         return f"{context['given']!r} is not allowed; allowed: {context['expected']}"
     if kind == "value_error":
@@ -143,6 +144,11 @@ def _sentence(path: KeyPath, kind: str, message: str, context: Mapping[str, Any]
     return _FORMS.get((str(path[0]), len(path)), _TEXT_FORM) if path else message
 
 
+_EXAMPLES = {
+    "start": ": the first day, such as start = 2026-03-02",
+    "per_day": ": how many mails on each day, such as per_day = [50, 100, 200]",
+}
+_WEIGHTS_FORM = "write it as in promotional = { primary = 70, secondary = 30 }"
 _TEXT_FORM = 'must be a text in quotes, such as "..."'
 _FORMS = {
     ("servers", 1): "must be tables: one [[servers]] for each server, with name and url",
@@ -243,6 +249,8 @@ def _override_server(sources: Sources, variable: str, name: str, key: str, value
 
 
 def _refuse_unknown_keys(sources: Sources) -> None:
+    if sources.data.pop("stream_weights", None) is not None:
+        sources.mistake(("stream_weights",), f"belongs under [streams]: {_WEIGHTS_FORM}")
     _take_unknown(sources, (), sources.data, TOP_KEYS)
     for name, known in (("delivery", DELIVERY_KEYS), ("breaker", BREAKER_KEYS), ("alerts", ALERT_KEYS)):
         if isinstance(table := sources.data.get(name), dict):
@@ -336,7 +344,7 @@ def _listed(value: str) -> list[str]:
 
 
 def _join(key: str, text: str) -> tuple[str, str]:
-    """A message that begins with a key of its own, `url: ...`, belongs to that key."""
-    if match := re.match(r"([a-z_]+(?:\.[a-z0-9-]+)?): (.*)", text):
+    """A message that begins with a key of its own, `url: ...` or `"a.example": ...`, belongs to that key."""
+    if match := re.match(r"([a-z_]+|[\w-]+(?:\.[\w-]+)+|\"[^\"]*\"): (.*)", text):
         return (f"{key}.{match[1]}" if key else match[1]), match[2]
     return key, text

@@ -326,7 +326,7 @@ POLICIES = st.builds(
     minimum_volume=st.integers(1, 30),
     probes=st.integers(1, 4),
     failback_percent=st.sampled_from([(10, 25, 50, 100), (50, 100), (100,)]),
-    cool_down_seconds=st.sampled_from([0.5, 2.0, 300.0]),
+    cool_down_seconds=st.sampled_from([0.5, 2.0, 120.0]),
 )
 
 
@@ -354,9 +354,7 @@ def test_whatever_happened_a_server_that_fails_is_off_soon_and_one_that_works_is
         now += passed
         breaker = stepped(breaker, step, now, policy, random)
         assert Breaker.from_dict(breaker.to_dict()) == breaker
-        assert breaker.open_until <= now + 1.2 * max(
-            policy.longest_cool_down_seconds, policy.cool_down_seconds
-        )
+        assert breaker.open_until <= now + 1.2 * policy.longest_cool_down_seconds
     failing = breaker
     for _ in range(policy.consecutive_faults):
         failing = stepped(failing, "trial fault", now, policy, random)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -322,6 +323,118 @@ def test_a_mistake_in_a_route_names_the_stream(tmp_path: Path, line: str, text: 
 def test_a_value_of_the_wrong_type_is_told_what_it_must_be(tmp_path: Path, text: str, found: str) -> None:
     (line,) = mistakes(tmp_path, text)
     assert line.startswith(f"campaigns.toml: {found}")
+
+
+FIRST = "a domain needs quotes, and its rates behind it: "
+
+
+@pytest.mark.parametrize(
+    ("table", "found"),
+    [
+        ('example.com = "10/s"', [f'example.com: {FIRST}"example.com" = "10/s"']),
+        ("example.com = 10", [f'example.com: {FIRST}"example.com" = "20/s"']),
+        (
+            'co.uk.example = "5/s"\nexample.com = "1/s"\nexample.org = ["1/s"]',
+            [
+                f'co.uk.example: {FIRST}"co.uk.example" = "5/s"',
+                f'example.com: {FIRST}"example.com" = "1/s"',
+                f'example.org: {FIRST}"example.org" = "20/s"',
+            ],
+        ),
+        ('"example.com".rate = "5/s"', [f'example.com.rate: {FIRST}"example.com" = "5/s"']),
+        ('"*".rate = "5/s"', [f'*.rate: {FIRST}"*" = "5/s"']),
+        (
+            '"example.com" = "10"\n"a.example" = ["5/s", "6/s"]',
+            [
+                "\"example.com\": '10' is not a rate such as",
+                '"a.example": must be a list of rates with different periods',
+            ],
+        ),
+        (
+            '"Example.com" = "5/s"\n"example.com" = "6/s"\n"example.com." = "6/s"',
+            [
+                '"example.com": is the same domain as "Example.com": keep one of the two',
+                '"example.com.": is the same domain as "Example.com": keep one of the two',
+            ],
+        ),
+        ('"exam ple" = "5/s"', ["'exam ple' is not a domain; write it as in \"example.com\""]),
+    ],
+)
+def test_a_mistake_in_limits_by_domain_names_the_domain_and_shows_the_form(
+    tmp_path: Path, table: str, found: list[str]
+) -> None:
+    for key in ("limits", "servers.secondary.domain_limits"):
+        header = "[limits]" if key == "limits" else "[servers.domain_limits]"
+        lines = mistakes(tmp_path, f"{TWO_SERVERS}\n{header}\n{table}\n")
+        assert all(line.startswith(f"campaigns.toml: {key}") for line in lines)
+        assert [text in line for line, text in zip(lines, found, strict=True)] == [True] * len(found)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("5", ": must be a table: warm_up = { start = 2026-03-02, per_day = ["),
+        ("{ per_day = [5] }", ".start: is missing: the first day, such as start = 2026-03-02"),
+        ("{ start = 2026-03-02 }", ".per_day: is missing: how many mails on each day, such as per_day = ["),
+        ('{ start = "soon", per_day = [5] }', ".start: must be a day without a time, such as start = 2026-"),
+        ("{ start = 2026-03-02T10:00:00, per_day = [5] }", ".start: must be a day without a time"),
+        (
+            "{ start = 2026-03-02, per_day = 50 }",
+            ".per_day: must be a list of mails a day, such as per_day =",
+        ),
+        ("{ start = 2026-03-02, per_day = [] }", ".per_day: must be a list of mails a day"),
+        ("{ start = 2026-03-02, per_day = [50, -1] }", ".per_day: day 2: -1 is not a whole number from 1 to"),
+    ],
+)
+def test_a_mistake_in_a_warm_up_names_its_key_and_shows_the_form(
+    tmp_path: Path, value: str, text: str
+) -> None:
+    (found,) = mistakes(tmp_path, f"{TWO_SERVERS}\nwarm_up = {value}\n")
+    assert found.startswith(f"campaigns.toml: servers.secondary.warm_up{text}")
+
+
+def test_a_warm_up_may_take_a_step_back(tmp_path: Path) -> None:
+    value = '{ start = "2026-03-02", per_day = [50, 100, 50, 100, 200] }'
+    settings = load_settings(write(tmp_path, f"{TWO_SERVERS}\nwarm_up = {value}\n"), {})
+    warm_up = settings.server("secondary").warm_up
+    assert warm_up is not None and warm_up.allowance(date(2026, 3, 4)) == 50
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        (
+            '[streams]\npromotional = { primary = "x" }',
+            "streams.promotional.primary: 'x' is not a whole number",
+        ),
+        ("[streams]\npromotional.primary = [70]", "streams.promotional.primary: [70] is not a whole number"),
+        ("[stream_weights]\npromotional = { primary = 1 }", "stream_weights: belongs under [streams]: "),
+    ],
+)
+def test_a_mistake_in_a_streams_weights_shows_the_form(tmp_path: Path, line: str, text: str) -> None:
+    (found,) = mistakes(tmp_path, f"{TWO_SERVERS}\n{line}\n")
+    assert found.startswith(f"campaigns.toml: {text}")
+    assert found.endswith("write it as in promotional = { primary = 70, secondary = 30 }")
+
+
+def test_what_stops_a_standby_is_nothing_without_what_starts_it(tmp_path: Path) -> None:
+    reserve = TWO_SERVERS.replace("weight = 30", "weight = 0")
+    (found,) = mistakes(tmp_path, f'{reserve}\non_deactivate = ["stop"]\n')
+    assert found.startswith(
+        "campaigns.toml: servers.secondary.on_deactivate: is never run without on_activate"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("cool_down_seconds = 300", "300 is more than longest_cool_down_seconds = 120"),
+        ("longest_cool_down_seconds = 1", "2 is more than longest_cool_down_seconds = 1"),
+    ],
+)
+def test_a_first_cool_down_is_never_longer_than_the_longest(tmp_path: Path, line: str, text: str) -> None:
+    (found,) = mistakes(tmp_path, f"{TWO_SERVERS}\n[breaker]\n{line}\n")
+    assert found.startswith(f"campaigns.toml: breaker.cool_down_seconds: {text}")
 
 
 def test_a_password_for_a_server_that_is_not_configured_is_warned_about(
