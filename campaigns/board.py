@@ -23,7 +23,8 @@ Kind = Literal["breaker", "share", "limit"]
 class Change:
     """A server went from `before` to `after`: an event, to be recorded by whoever is told.
 
-    `breaker`: closed, open, half-open. `share`: what it is given of its usual share. `limit`: open, full.
+    `breaker`: closed, open, and half-open once a mail tries it. `share`: what it is given of its usual share.
+    `limit`: open, full.
     """
 
     server: str
@@ -136,8 +137,8 @@ def changes(before: Board, after: Board, policy: BreakerPolicy) -> Iterator[Chan
     """What is to be told of the way from one board to the other."""
     for server in after.breakers:
         old, new = before.of(server), after.of(server)
-        if old.state is not new.state:
-            yield Change(server=server, before=old.state, after=new.state, reason=new.reason)
+        if old.told_state is not new.told_state:
+            yield Change(server=server, before=old.told_state, after=new.told_state, reason=new.reason)
         elif old.percent(policy) != new.percent(policy):
             yield Change(
                 server=server,

@@ -65,8 +65,9 @@ class Breaker:
     """Times are epoch seconds. `faults` are those in a row, the first at `first_fault_at`.
 
     `openings` and `setbacks` (faults that cost a step of the way back) in a row decide the cool-down. `probe`
-    names the one mail that is under way while half-open, `passed` counts those that went through. `step` is
-    an index of the policy's `failback_percent`, begun at `step_since`; `step_worked` mails went through it.
+    names the one mail that is under way while half-open, `passed` counts those that went through; `is_tried`:
+    whether there was any. `step` is an index of the policy's `failback_percent`, begun at `step_since`;
+    `step_worked` mails went through it.
     """
 
     state: BreakerState = BreakerState.CLOSED
@@ -82,6 +83,7 @@ class Breaker:
     probe: str = ""
     probe_until: float = 0.0
     passed: int = 0
+    is_tried: bool = False
     step: int = WHOLE
     step_since: float = 0.0
     step_worked: int = 0
@@ -106,6 +108,15 @@ class Breaker:
         """Closed, and given a part of its share only."""
         steps = len(policy.failback_percent)
         return self.state is BreakerState.CLOSED and 0 <= self.step < steps - 1
+
+    @property
+    def told_state(self) -> BreakerState:
+        """What it is for those who are told of changes: half-open only from the first mail on that tries it.
+
+        So a server that is idle and dead, and whose cool-downs end in failed checks, stays open for them.
+        """
+        is_idle = self.state is BreakerState.HALF_OPEN and not self.is_tried
+        return BreakerState.OPEN if is_idle else self.state
 
     @property
     def is_pristine(self) -> bool:
@@ -241,6 +252,7 @@ class Breaker:
             probe="",
             probe_until=0.0,
             passed=0,
+            is_tried=False,
             tally=NOTHING_YET,
         )
 
@@ -291,6 +303,7 @@ class Breaker:
             probe="",
             probe_until=0.0,
             passed=0,
+            is_tried=False,
             step=0 if percent < 100 else WHOLE,
             step_since=now,
             step_worked=0,
@@ -319,7 +332,7 @@ class Breaker:
         """Half-open, `token` being the one mail that may pass until it expires; None if there is another."""
         if self.state is not BreakerState.HALF_OPEN or self.is_trying(now, seconds):
             return None
-        return replace(self, probe=token, probe_until=now + seconds)
+        return replace(self, probe=token, probe_until=now + seconds, is_tried=True)
 
     def released(self, token: str) -> Breaker:
         """The trial is over: the next may go at once."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,16 @@ class Answers:
 
 
 @dataclass(kw_only=True)
+class Clock:
+    """The board's time: it passes as well, and faster where a test says so."""
+
+    seconds: float = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.seconds
+
+
+@dataclass(kw_only=True)
 class Watch:
     """One process that probes."""
 
@@ -43,6 +54,7 @@ class Watch:
     fleet: Fleet
     answers: Answers
     prober: Prober
+    clock: Clock
 
     def turn(self) -> list[str]:
         """Who was tried in this turn."""
@@ -76,9 +88,11 @@ def settings_of(directory: Path, port: int = 1, **reserve: Any) -> Settings:
 
 def watch_of(ledger: Ledger, settings: Settings) -> Watch:
     names = [server.name for server in settings.servers]
-    board = HealthBoard(None, policy=settings.breaker, servers=names)
+    clock = Clock()
+    board = HealthBoard(None, clock=clock, policy=settings.breaker, servers=names)
     fleet, answers = Fleet(settings, ledger, board), Answers()
-    return Watch(ledger=ledger, fleet=fleet, answers=answers, prober=Prober(fleet, check=answers))
+    prober = Prober(fleet, check=answers)
+    return Watch(ledger=ledger, fleet=fleet, answers=answers, prober=prober, clock=clock)
 
 
 @pytest.fixture
@@ -150,6 +164,17 @@ def test_a_dead_standby_is_known_before_it_is_needed(watch: Watch) -> None:
     ]
     breaker = [one for one in watch.ledger.events() if one.kind == "breaker" and one.server == "reserve"]
     assert [one.to_state for one in breaker] == ["open"]
+
+
+def test_a_dead_standby_is_told_once_however_long_it_is_dead(watch: Watch) -> None:
+    """Its breaker tries it after each cool-down, with probes alone: nothing changed for the operator."""
+    watch.answers.found = ServerCheck(ok=False, detail="h:25: connect: Connection refused")
+    for _ in range(40):
+        watch.turn()
+        watch.let_time_pass(PROBE_EVERY_SECONDS)
+        watch.clock.seconds += 2 * PROBE_EVERY_SECONDS
+    told = [(one.kind, one.to_state) for one in watch.ledger.events() if one.server == "reserve"]
+    assert told == [("probe", "failing"), ("breaker", "open")]
 
 
 def test_a_server_that_answers_again_is_told_once(watch: Watch) -> None:

@@ -56,6 +56,33 @@ def test_a_change_says_what_was_what_is_and_why() -> None:
     assert list(changes(full, full, RULES.policy)) == []
 
 
+def told(board: Board, after: Board) -> list[tuple[str, str]]:
+    return [(change.before, change.after) for change in changes(board, after, RULES.policy)]
+
+
+def test_a_server_that_is_idle_and_dead_is_told_once_however_often_its_checks_fail() -> None:
+    board, now, found = Board(), NOW, []
+    for _ in range(50):
+        present = board.at(now, RULES)
+        failed = present.after_check("one", "refused", now, RULES, MIDDLE)
+        found += told(board, present) + told(present, failed)
+        board, now = failed, now + 150
+    assert found == [("closed", "open")]
+    assert board.of("one").failed_checks == 50
+
+
+def test_a_trial_mail_is_told_and_so_is_what_became_of_it() -> None:
+    board = opened(Board(), "one").at(NOW + 3, RULES)
+    probed = board.probed("one", NOW + 3, RULES, token="t", seconds=20)
+    assert probed is not None and told(board, probed) == [("open", "half-open")]
+    failed = probed.after("one", [Heard(fault=Fault(reason="x", token="t"))], NOW + 4, RULES, MIDDLE)
+    assert told(probed, failed) == [("half-open", "open")]
+    later = failed.at(NOW + 90, RULES)
+    assert told(failed, later) == [], "nothing but time passed"
+    again = later.probed("one", NOW + 90, RULES, token="u", seconds=20)
+    assert again is not None and told(later, again) == [("open", "half-open")]
+
+
 @REPEATABLE
 @given(ANY_TEXT | st.sampled_from(["null", "[]", "3", '{"one": null}', '{"one": {"faults": []}}']))
 def test_what_cannot_be_read_is_closed_and_whole(text: str) -> None:

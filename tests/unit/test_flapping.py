@@ -48,7 +48,7 @@ class Traffic:
         breaker = board.of("primary")
         if breaker.state is BreakerState.HALF_OPEN:
             if self.dice.random() < TICK_SECONDS / 0.4:  # a trial takes a moment, and so does the next mail
-                yield self._trial(board)
+                yield from self._trial(board)
             return
         self._owed += self.per_second * TICK_SECONDS * 0.7 * breaker.percent(self.rules.policy) / 100
         count, self._owed = int(self._owed), self._owed % 1
@@ -66,11 +66,15 @@ class Traffic:
                 successes += 1
         yield Heard(successes=successes)
 
-    def _trial(self, board: Board) -> Board:
+    def _trial(self, board: Board) -> Iterator[Board]:
+        probed = board.probed("primary", self.now, self.rules, token="t", seconds=20)
+        assert probed is not None
+        yield probed
         if self.dice.random() < self.failing:
             fault = Fault(reason=FAULT.reason, token="t")
-            return board.after("primary", [Heard(fault=fault)], self.now, self.rules, self.dice.random())
-        return board.after_trial("primary", "t", self.now, self.rules)
+            yield probed.after("primary", [Heard(fault=fault)], self.now, self.rules, self.dice.random())
+        else:
+            yield probed.after_trial("primary", "t", self.now, self.rules)
 
 
 def by_minute(found: list[tuple[float, Change]]) -> Counter[int]:

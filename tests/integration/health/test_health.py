@@ -209,15 +209,18 @@ def told(change: Change) -> tuple[str, str, str, str]:
     return change.kind, change.before, change.after, change.reason
 
 
-def test_what_time_changes_is_told_by_one_of_all_processes(url: str) -> None:
+def test_each_change_is_told_by_one_of_all_processes(url: str) -> None:
     clock = Clock()
     boards = [a_board(url, clock) for _ in range(4)]
     opened(boards[0])
+    boards[0].set_full_for("secondary", 1.0, "454")
     clock.pass_seconds(2)
     for board in boards:
         board.look()
+    for board in boards:
+        board.may_probe("primary")
     changes = [change.after for board in boards for change in board.take_changes()]
-    assert changes == ["open", "half-open"]
+    assert changes == ["open", "full", "open", "half-open"]
 
 
 def test_changes_that_could_not_be_recorded_come_again_in_their_order() -> None:
