@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -15,6 +16,8 @@ from campaigns.settings import Settings
 from campaigns.spread import Spread
 
 __all__ = ["UNLIMITED", "Allowance", "UsedLimit"]
+
+log = logging.getLogger(__name__)
 
 UNLIMITED = 1_000_000_000
 EXHAUSTED_SECONDS = 5.0
@@ -235,6 +238,8 @@ class Allowance:
 
     def _record(self, server: str, before: str, after: str, reason: str) -> None:
         self._ledger.record_event("limit", server=server, from_state=before, to_state=after, reason=reason)
+        said = {"server": server, "from": before, "to": after, "reason": reason}
+        log.warning("a server's limit changed", extra=said)
 
 
 def _room(limit: Limit, left: int, seconds: float) -> int:

@@ -4,10 +4,12 @@ One of these lives in each process; it remembers little and may be a moment old.
 time, never mail: the ledger decides who may send.
 """
 
+import logging
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from campaigns import routing
 from campaigns.allowance import Allowance
@@ -15,9 +17,12 @@ from campaigns.breaker import Fault
 from campaigns.errors import DatabaseUnavailable
 from campaigns.health import Change, HealthBoard, ServerHealth
 from campaigns.ledger import DeadServer, Ledger, ModeRecord, StandbyRecord
+from campaigns.reply import redact
 from campaigns.settings import BUILT_IN_STREAMS, Server, Settings
 
 __all__ = ["READER_SECONDS", "Fleet", "Readers"]
+
+log = logging.getLogger(__name__)
 
 READER_SECONDS = 15.0
 """A worker that has not been seen for so long does not read its queue any more."""
@@ -26,6 +31,11 @@ LIMIT_SECONDS = 3.0
 """What a limited server's queue holds at most: so much of what its limits allow."""
 LONG_LIMIT_SECONDS = 60.0
 LEAST_REST_SECONDS, MOST_REST_SECONDS = 0.5, 10.0
+_CHANGED = {
+    "breaker": "a server's breaker changed",
+    "share": "a server's share changed",
+    "limit": "a server's limit changed",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +74,7 @@ class Fleet:
         self.readers = Readers(processes={}, sent_per_second={}, is_settled=False)
         self._health: Mapping[str, ServerHealth] = {}
         self._blocks: Sequence[routing.Blocked] = ()
-        self._modes: Mapping[str, ModeRecord] = {}
+        self._modes: Mapping[str, ModeRecord] | None = None
         self._standbys: Mapping[str, StandbyRecord] = {}
         self._dead: Sequence[DeadServer] = ()
         self._allowance = Allowance(settings, ledger, processes=self.processes)
@@ -89,7 +99,7 @@ class Fleet:
             self._slow_refresh_at = self._monotonic() + SLOW_REFRESH_SECONDS
             self._clock_offset = self.ledger.database.now() - time.time()
             self._blocks = self.ledger.blocks()
-            self._modes = self.ledger.modes()
+            self._look_at_modes()
             self._standbys = self.ledger.standbys()
             self._dead = self.ledger.declared_dead()
             self.readers = self._read_workers()
@@ -134,7 +144,7 @@ class Fleet:
 
     def weight(self, server: str, stream: str) -> float:
         """Its weight in a stream: the operator's, or the configured one."""
-        mode = self._modes.get(server)
+        mode = self._mode(server)
         if mode is not None and mode.weight is not None:
             return float(mode.weight)
         return float(self.settings.weight(server, stream))
@@ -146,8 +156,11 @@ class Fleet:
 
     def mode(self, server: str) -> str:
         """open, drained or closed: what the operator decided."""
-        mode = self._modes.get(server)
+        mode = self._mode(server)
         return "open" if mode is None else mode.mode
+
+    def _mode(self, server: str) -> ModeRecord | None:
+        return None if self._modes is None else self._modes.get(server)
 
     def off(self) -> frozenset[str]:
         """Servers that are given no new mail whatever their health: drained, closed, not started, used up.
@@ -210,6 +223,17 @@ class Fleet:
             or (read and name not in read)
             or self.mode(name) == "closed"
             or not self.is_started(name)
+        )
+
+    def failing(self) -> frozenset[str]:
+        """Servers that take no mail by no decision of anybody: given up, on trial, or read by nobody."""
+        unavailable = self.unavailable()
+        return frozenset(
+            server.name
+            for server in self.settings.servers
+            if self.mode(server.name) != "closed"
+            and self.is_started(server.name)
+            and (server.name in unavailable or self.state(server.name) != "closed")
         )
 
     def is_needed(self, server: str) -> bool:
@@ -275,6 +299,7 @@ class Fleet:
             changes.pop(0)
 
     def record(self, change: Change) -> None:
+        """Keep an event, and log it: nobody else does either."""
         self.ledger.record_event(
             kind=change.kind,
             server=change.server,
@@ -282,6 +307,25 @@ class Fleet:
             to_state=change.after,
             reason=change.reason,
         )
+        log.warning(
+            _CHANGED[change.kind],
+            extra={
+                "server": change.server,
+                "from": change.before,
+                "to": change.after,
+                "reason": change.reason,
+            },
+        )
+
+    def _look_at_modes(self) -> None:
+        """What operators decided. What they change is logged by one process: a command has no log."""
+        before, self._modes = self._modes, self.ledger.modes()
+        if before is None:
+            return
+        for name, mode in self._modes.items():
+            was = before.get(name)
+            if mode != was and self.board.is_first(f"operator:{name}:{mode.changed_at!r}"):
+                log.warning("an operator changed a server", extra=_changed_by_hand(was, mode))
 
     def _read_limits(self) -> None:
         allowance = self._allowance
@@ -315,3 +359,13 @@ class Fleet:
             capacity_per_second=capacities,
             is_settled=now - oldest > READER_SECONDS,
         )
+
+
+def _changed_by_hand(was: ModeRecord | None, now: ModeRecord) -> dict[str, Any]:
+    """What of it, for the log: the mode with its reason, or the weight."""
+    if now.mode != ("open" if was is None else was.mode):
+        return {"server": now.server, "to": now.mode, "reason": redact(now.reason or "")}
+    return {
+        "server": now.server,
+        "to": "its configured weight" if now.weight is None else f"weight {now.weight}",
+    }

@@ -32,6 +32,7 @@ KEPT_SECONDS = 86_400
 PROBE_SECONDS = 20.0
 GATHER_SECONDS = 1.0
 """How long successes are gathered before they are told: not every mail is to cost a call."""
+FIRST_SECONDS = 60
 MOST_ATTEMPTS = 20
 MOST_CHANGES = 1000
 
@@ -238,6 +239,12 @@ class HealthBoard:
                 server, board.of(server).filled(now, until=now + seconds, reason=reason)
             )
         )
+
+    def is_first(self, what: str) -> bool:
+        """Whether no other process asked so within a minute; each is the first while Redis is away."""
+        key = f"{self._key}:{what}"
+        answer = self._ask(lambda client: [client.set(key, "1", nx=True, ex=FIRST_SECONDS)])
+        return answer is None or bool(answer[0])
 
     def forget(self) -> None:
         """Close every breaker, as a flushed Redis would."""

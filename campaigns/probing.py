@@ -58,18 +58,22 @@ class Prober:
         seconds = min(self._settings.delivery.connect_seconds, CHECK_SECONDS)
         found = self._check(server, seconds)
         self._report(server, found)
-        self._ledger.record_probe(
+        is_news = self._ledger.record_probe(
             server.name,
             error=None if found.ok else found.detail,
             latency_seconds=found.latency_seconds,
             certificate_until=found.certificate_until,
         )
+        if is_news and found.ok:
+            log.warning("an idle server answers again", extra={"server": server.name})
+        elif is_news:
+            log.warning(
+                "an idle server does not answer", extra={"server": server.name, "reason": found.detail}
+            )
         self._look_at_certificate(server, found.certificate_until)
 
     def _report(self, server: Server, found: ServerCheck) -> None:
         """What the operator has closed is tried for the operator's eyes alone."""
-        if not found.ok:
-            log.info("an idle server did not answer", extra={"server": server.name, "reason": found.detail})
         if self._fleet.mode(server.name) == "closed":
             return
         reason = "" if found.ok else f"probe: {found.detail}"

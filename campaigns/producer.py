@@ -18,6 +18,7 @@ from campaigns.errors import BrokerUnavailable
 from campaigns.fleet import Fleet
 from campaigns.ledger import Due, Ledger, QueuedDelivery
 from campaigns.limits import Limits
+from campaigns.moved_mail import MovedMail
 from campaigns.publishing import is_urgent
 from campaigns.queues import publish_deliveries
 from campaigns.rooms import Rooms
@@ -68,6 +69,7 @@ class Producer:
         self._rooms = Rooms(settings, fleet, self._allowance, most=BATCH, monotonic=monotonic)
         self._shares: dict[tuple[str, ...], Share] = defaultdict(Share)
         self._held_until: dict[int, float] = {}
+        self._moved = MovedMail("waiting mail was moved to idle servers", "stream", monotonic=monotonic)
 
     def __repr__(self) -> str:
         return f"<Producer: {self._rooms!r}>"
@@ -80,6 +82,7 @@ class Producer:
         streams = self._ledger.running_streams()
         count = sum(self._fill(urgent, streams) for urgent in (True, False))
         self._rooms.close_turn()
+        self._moved.sum_up()
         return count + (0 if count else self._even_out(streams))
 
     def _fill(self, urgent: bool, streams: Sequence[str]) -> int:
@@ -237,8 +240,7 @@ class Producer:
             )
             self._publish(taken, ahead=True)
             count += len(taken)
-        if count:
-            log.info("waiting mail was moved to idle servers", extra={"stream": stream, "count": count})
+        self._moved.add(stream, count)
         return count
 
     def _postpone_blocked(self, group: Group, members: Sequence[Due]) -> None:

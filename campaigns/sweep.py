@@ -15,6 +15,7 @@ from campaigns.broker_queue import held_count, waiting_count, waiting_deliveries
 from campaigns.errors import BrokerError
 from campaigns.fleet import READER_SECONDS, Fleet
 from campaigns.ledger import Ledger, QueuedDelivery
+from campaigns.moved_mail import MovedMail
 from campaigns.queues import publish_deliveries
 from campaigns.settings import Settings
 from campaigns.states import Status
@@ -48,6 +49,7 @@ class Sweeper:
         self._fleet = fleet
         self._monotonic = monotonic
         self._judge_leases_at = 0.0
+        self._moved = MovedMail("waiting mail was moved to another server", "server", monotonic=monotonic)
 
     def __repr__(self) -> str:
         return f"<Sweeper of {self._fleet!r}>"
@@ -69,6 +71,7 @@ class Sweeper:
         self._fleet.refresh()
         for server in (*self._fleet.unavailable(), *self._unknown()):
             self.reroute(server)
+        self._moved.sum_up(ongoing=self._fleet.failing())
         try:
             self._republish_lost()
         except BrokerError as error:
@@ -94,8 +97,8 @@ class Sweeper:
         given what their limits allow soon; the rest is due again, and waits in the ledger for whoever may.
         """
         moved = sum(self._reroute_stream(server, stream) for stream in self._ledger.running_streams())
-        if moved:
-            log.warning("waiting mail was moved to another server", extra={"server": server, "count": moved})
+        is_failing = server in self._fleet.failing()
+        self._moved.add(server, moved, level=logging.WARNING if is_failing else logging.INFO)
         return moved
 
     def _reroute_stream(self, server: str, stream: str) -> int:

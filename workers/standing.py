@@ -101,18 +101,8 @@ class Standing:
 
     async def _tell(self, server: str, fault: Fault | None, token: str) -> None:
         change = await self._in_thread(partial(self._report, server, fault, token))
-        if change is not None:
-            log.warning(
-                "a server's breaker changed",
-                extra={
-                    "server": server,
-                    "from": change.before,
-                    "to": change.after,
-                    "reason": change.reason,
-                },
-            )
-            if change.after == BreakerState.OPEN:
-                self._when_opened(server)
+        if change is not None and change.after == BreakerState.OPEN:
+            self._when_opened(server)
 
     @property
     def slow_seconds(self) -> float:

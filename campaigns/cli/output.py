@@ -176,5 +176,5 @@ def show_warnings() -> None:
     handler.setLevel(logging.WARNING)
     logger.addHandler(handler)
     # `servers` and `watch` say it in their own place.
-    for name in ("campaigns.health", "campaigns.limits"):
+    for name in ("campaigns.health", "campaigns.limits", "campaigns.fleet", "campaigns.allowance"):
         logging.getLogger(name).setLevel(logging.ERROR)

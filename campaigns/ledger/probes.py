@@ -105,8 +105,8 @@ class Probes(LedgerPart):
         error: str | None,
         latency_seconds: float | None = None,
         certificate_until: float | None = None,
-    ) -> None:
-        """Keep how the server answered (`error` None: well); an event when it is not as the time before."""
+    ) -> bool:
+        """Keep how the server answered (`error` None: well); an event, and True, when it is not as before."""
         with self.database.write() as connection:
             self._execute_now(connection, _MAKE, server=server)
             before = connection.execute(statement(_LOCK), {"server": server}).one()
@@ -123,6 +123,7 @@ class Probes(LedgerPart):
             states = _state(before.error), _state(error)
             if states[0] != states[1]:
                 _tell(connection, server, *states, reason=error or "it answers again")
+            return states[0] != states[1]
 
     def warn_of_certificate(self, server: str, reason: str, *, every_seconds: float) -> bool:
         """An event for a certificate that ends soon, unless there was one within `every_seconds`."""

@@ -177,7 +177,7 @@ def test_a_dead_standby_is_told_once_however_long_it_is_dead(watch: Watch) -> No
     assert told == [("probe", "failing"), ("breaker", "open")]
 
 
-def test_a_server_that_answers_again_is_told_once(watch: Watch) -> None:
+def test_a_server_that_answers_again_is_told_once(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
     good, watch.answers.found = watch.answers.found, ServerCheck(ok=False, detail="h:25: connect: refused")
     watch.turn()
     watch.answers.found = good
@@ -189,6 +189,12 @@ def test_a_server_that_answers_again_is_told_once(watch: Watch) -> None:
         ("primary", "ok"),
     ]
     assert watch.fleet.state("primary") == "closed"
+    assert [
+        (one.levelname, one.getMessage()) for one in caplog.records if vars(one)["server"] == "primary"
+    ] == [
+        ("WARNING", "an idle server does not answer"),
+        ("WARNING", "an idle server answers again"),
+    ]
 
 
 def test_a_standby_that_is_not_started_is_not_expected_to_answer(ledger: Ledger, tmp_path: Path) -> None:
