@@ -28,6 +28,7 @@ FREE_AGAIN_PART = 0.05
 """A limit counts as open again when so much of it is left: buckets pass out of its window one by one."""
 TELL_SECONDS = 5.0
 TOLD_SECONDS = 60.0
+_SPANS = {"h": "1 h", "d": "24 h"}
 
 Key = tuple[str, str]
 """Server and domain: one of them may be empty."""
@@ -35,11 +36,17 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class UsedLimit:
-    """One limit and what is used of it; `limit` as it is written, such as "50000/d"."""
+    """One limit and what is used of it; `limit` as it is written: "50000/d", or "50/d (warm-up)"."""
 
     limit: str
     used: int
     of: int
+
+    @property
+    def told(self) -> str:
+        """`769 of 20,000 in 24 h (warm-up)`: no calendar day."""
+        _, _, unit = self.limit.partition("/")
+        return f"{self.used:,} of {self.of:,} in {_SPANS[unit[:1]]}{unit[1:]}"
 
 
 @dataclass(frozen=True, kw_only=True)

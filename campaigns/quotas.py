@@ -73,7 +73,8 @@ class Quotas:
             return
         allowance = server.warm_up.allowance(datetime.fromtimestamp(self._clock(), UTC).date())
         if allowance is not None:
-            text = f"warm-up, {allowance} today"
+            begins = f" begins on {server.warm_up.start}" if allowance == 0 else ""
+            text = f"{allowance}/d (warm-up{begins})"
             yield Limit.of(f"server:{server.name}", allowance, DAY_SECONDS, text)
 
 

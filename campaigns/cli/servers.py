@@ -163,7 +163,7 @@ def _print_servers(every: Sequence[ServerStatus]) -> None:
 
 
 def _print_probes_and_limits(every: Sequence[ServerStatus]) -> None:
-    columns = ("server", "limits", "last answer", "took>", "certificate until", "probe")
+    columns = ("server", "used of limits", "last answer", "took>", "certificate until", "probe")
     rows = [(server.name, _limits_text(server), *_probe_cells(server)) for server in every]
     print_table(columns, rows, empty="")
 
@@ -179,8 +179,8 @@ def _probe_cells(server: ServerStatus) -> tuple[str, str, str, str]:
 
 
 def _limits_text(server: ServerStatus) -> str:
-    used = [f"{one.used:,} of {one.limit}" for one in server.used]
-    return ", ".join(([server.rate] if server.rate else []) + used)
+    used = [one.told for one in server.used]
+    return ", ".join(([f"at most {server.rate}"] if server.rate else []) + used)
 
 
 def _was_probed(server: ServerStatus) -> bool:

@@ -92,6 +92,21 @@ def test_a_full_server_tells_which_of_its_limits_is_used_up() -> None:
 
 
 @pytest.mark.parametrize(
+    ("used", "told"),
+    [
+        (UsedLimit(limit="50/h", used=5, of=50), "5 of 50 in 1 h"),
+        (UsedLimit(limit="20000/d (warm-up)", used=769, of=20_000), "769 of 20,000 in 24 h (warm-up)"),
+        (
+            UsedLimit(limit="0/d (warm-up begins on 2026-03-02)", used=0, of=0),
+            "0 of 0 in 24 h (warm-up begins on 2026-03-02)",
+        ),
+    ],
+)
+def test_what_is_used_of_a_limit_is_told_with_its_time(used: UsedLimit, told: str) -> None:
+    assert used.told == told
+
+
+@pytest.mark.parametrize(
     ("state", "words"),
     [("resting", "not started"), ("starting", "being started"), ("active", "working")],
 )
