@@ -27,7 +27,8 @@ LEAST_WAIT_SECONDS = 1.0
 FREE_AGAIN_PART = 0.05
 """A limit counts as open again when so much of it is left: buckets pass out of its window one by one."""
 TELL_SECONDS = 5.0
-TOLD_SECONDS = 60.0
+TOLD_SECONDS = 7 * 86_400.0
+"""How long it is known that a limit was told to be full: its end is told however late anybody looks."""
 _SPANS = {"h": "1 h", "d": "24 h"}
 
 Key = tuple[str, str]
@@ -71,7 +72,7 @@ class Allowance:
     """What the limits of the servers allowed at the last `refresh`. Belongs to one thread.
 
     `processes(server)`: how many worker processes read a server's queue, for the time when they cannot talk.
-    `fills`: see Limits.
+    `fills`: see Limits; who does not fill only looks, and tells nothing either.
     """
 
     def __init__(  # noqa: PLR0913 - what varies, by keyword
@@ -90,6 +91,7 @@ class Allowance:
         self._processes = processes
         self._monotonic = monotonic
         self._limits = Limits(settings.state_url, memory=Remembered(settings, ledger), fills=fills)
+        self._tells = fills
         self._views: dict[Key, View] = {}
         self._rooms: dict[Key, float] = {}
         self._spread = Spread()
@@ -226,7 +228,7 @@ class Allowance:
 
     def _tell_changes(self) -> None:
         """A limit by hour or day that is used up, or is open again, is an event: once in the cluster."""
-        if self._monotonic() < self._tell_at:
+        if not self._tells or self._monotonic() < self._tell_at:
             return
         self._tell_at = self._monotonic() + TELL_SECONDS
         for (server, domain), view in self._views.items():
@@ -234,6 +236,9 @@ class Allowance:
                 for limit, left in view.left.items():
                     if limit.is_counted:
                         self._tell(server, limit, left, view.grant.wait_seconds)
+        for server, name in self._quotas.outlived():
+            if self._limits.ended(f"full:{name}"):
+                self._record(server, "full", "open", "its warm-up is over")
 
     def _tell(self, server: str, limit: Limit, left: int, wait_seconds: float) -> None:
         name = f"full:{limit.name}"

@@ -62,6 +62,15 @@ class Quotas:
         text = f"to {domain} through {name}"
         return tuple(_limit(f"server:{name}:domain:{domain}", rate, f"{rate} {text}") for rate in rates)
 
+    def outlived(self) -> Iterator[tuple[str, str]]:
+        """Servers, and the names of their limits that were over with their warm-up."""
+        for server in self.settings.servers:
+            if server.warm_up is None:
+                continue
+            name = Limit.of(f"server:{server.name}", 0, DAY_SECONDS, "").name
+            if all(limit.name != name for limit in self.of_server(server.name)):
+                yield server.name, name
+
     def wait_seconds(self, server: str, seconds: float) -> float:
         """A wait for the server's limits: a warm-up allows more from midnight on."""
         if self.settings.server(server).warm_up is None:

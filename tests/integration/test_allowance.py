@@ -128,6 +128,35 @@ def test_a_limit_that_is_used_up_is_one_event_and_its_end_is_another(make: Calla
     assert bench.events()[1:] == [("primary", "open", "30 left of 30/h")]
 
 
+def test_the_end_is_told_however_late_anybody_looks(make: Callable[..., Bench]) -> None:
+    """A twentieth of it may be free long after its first mail is, and workers may be away meanwhile."""
+    bench = make('limits = ["30/h"]')
+    bench.send(30)
+    bench.look()
+    with redis.Redis.from_url(str(bench.settings.state_url)) as client:
+        ((name, seconds),) = [(key, client.ttl(key)) for key in client.scan_iter("*full:*")]
+    assert name.endswith(b"full:server:primary/3600")
+    assert seconds > 86_400
+
+
+def test_a_warm_up_that_is_over_is_full_no_longer(make: Callable[..., Bench]) -> None:
+    bench = make("[servers.warm_up]\nstart = 2020-01-01\nper_day = [50, 100]")
+    bench.limits.began("full:server:primary/86400", 60)
+    for _ in range(2):
+        bench.look()
+    assert bench.events() == [("primary", "open", "its warm-up is over")]
+
+
+def test_who_only_looks_tells_nothing(make: Callable[..., Bench]) -> None:
+    """Its configuration may not be the workers' yet, and its log is nowhere."""
+    bench = make('limits = ["30/h"]')
+    bench.send(30)
+    onlooker = Allowance(bench.settings, bench.ledger, fills=False)
+    onlooker.refresh()
+    onlooker.close()
+    assert bench.events() == []
+
+
 def test_what_was_used_is_read_from_the_ledger_when_redis_has_lost_it(
     make: Callable[..., Bench],
 ) -> None:
