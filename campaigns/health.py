@@ -28,7 +28,8 @@ Step = Callable[[Board, float], Board | None]
 CALL_SECONDS = 0.2
 AWAY_SECONDS = 2.0
 """How long Redis is left alone after it failed."""
-KEPT_SECONDS = 86_400
+KEPT_SECONDS = 3 * 86_400
+"""Longer than the day that a server may be full by its own word: its end is told, too."""
 PROBE_SECONDS = 20.0
 GATHER_SECONDS = 1.0
 """How long successes are gathered before they are told: not every mail is to cost a call."""

@@ -205,6 +205,13 @@ def test_fullness_is_told_when_it_begins_and_when_it_ends_once_each(state_url: s
     ]
 
 
+def test_a_servers_own_word_that_it_is_full_for_a_day_is_not_forgotten_before_its_end(url: str) -> None:
+    a_board(url, Clock()).set_full_for("primary", 86_400, "454 daily quota exceeded")
+    with redis.Redis.from_url(url) as client:
+        (key,) = client.keys("*:board")
+        assert client.ttl(key) > 86_400
+
+
 def told(change: Change) -> tuple[str, str, str, str]:
     return change.kind, change.before, change.after, change.reason
 
