@@ -245,11 +245,17 @@ def _as_task(app: Celery, task: str, identity: str, arguments: Mapping[str, obje
 
 
 def _send(app: Celery, producer: Any, message: Any, *, queue: str, priority: int) -> None:
+    """To a queue that is declared first, if it is one of ours.
+
+    That of a server which is not configured any more may still be there, read by a worker of before; if it is
+    not, nobody would read it, and the sweep moves the mail.
+    """
+    known = app.amqp.queues
     producer.publish(
         message.body,
         routing_key=queue,
         exchange="",
-        declare=[app.amqp.queues[queue]],
+        declare=[known[queue]] if queue in known else [],
         serializer="json",
         headers=message.headers,
         priority=priority,

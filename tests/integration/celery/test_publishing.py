@@ -119,6 +119,19 @@ def test_no_kind_of_absence_takes_more_than_a_few_seconds(directory, scheme, por
         assert time.monotonic() - began < 5
 
 
+def test_through_kombu_mail_for_a_server_that_was_taken_out_stands_in_nobodys_way(directory):
+    """Over AMQP only our own queues are declared; whoever still reads the other one gets its message."""
+    app = create_app(
+        Settings.model_validate({"directory": directory, "broker": "amqp://h//", "servers": SERVERS})
+    )
+    app.conf.broker_url = "memory://"
+    gone = [Delivery(delivery_id=1, server="gone"), Delivery(delivery_id=2)]
+    publish_deliveries(app, gone)
+    with app.connection_for_read() as connection:
+        taken = [connection.SimpleQueue(f"smtp.{one.server}").get(block=False) for one in gone]
+    assert [message.payload[1]["delivery"] for message in taken] == [1, 2]
+
+
 def test_a_full_broker_is_unavailable_and_takes_messages_again_when_it_has_room(app, client):
     client.config_set("maxmemory", 1)
     with pytest.raises(BrokerUnavailable, match="takes no messages"):
