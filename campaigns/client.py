@@ -6,7 +6,7 @@ import shlex
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -241,8 +241,8 @@ class Client:
         plan = DrillPlan(
             server=server, seeds=read_seeds(recipients), sender=sender, is_live=is_live, seconds=seconds
         )
-        fleet = Fleet(self.settings, self.ledger, self._board)
-        return Rehearsal(plan, self.ledger, fleet, nudge=self.nudge, say=say).run()
+        with closing(Fleet(self.settings, self.ledger, self._board)) as fleet:
+            return Rehearsal(plan, self.ledger, fleet, nudge=self.nudge, say=say).run()
 
     def drills(self, limit: int = 100) -> list[DrillRecord]:
         """The latest drills, the newest last."""

@@ -88,6 +88,10 @@ class Fleet:
         states = ", ".join(f"{server.name} {self.state(server.name)}" for server in self.settings.servers)
         return f"<Fleet: {states}>"
 
+    def close(self) -> None:
+        """Let go of what it opened itself: ledger and board are others'."""
+        self._allowance.close()
+
     def now(self) -> float:
         """The database's time, seconds since the epoch, as near as was last seen."""
         return time.time() + self._clock_offset

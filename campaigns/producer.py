@@ -74,6 +74,11 @@ class Producer:
     def __repr__(self) -> str:
         return f"<Producer: {self._rooms!r}>"
 
+    def close(self) -> None:
+        """Let go of Redis, as far as it is its own."""
+        self._limits.close()
+        self._allowance.close()
+
     def run_once(self) -> int:
         """Fill the windows once; returns how many messages were published. Raises DatabaseUnavailable."""
         self._fleet.refresh()

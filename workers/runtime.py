@@ -145,6 +145,7 @@ class Runtime:
         await asyncio.to_thread(self.standbys.wait_until_at_rest, STANDBY_END_SECONDS)
         with contextlib.suppress(CampaignsError):
             await asyncio.to_thread(self.services.ledger.forget_worker, self.owner)
+        self.producer.close()
         await self.services.close()
 
     async def produce(self) -> int:

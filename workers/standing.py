@@ -190,6 +190,7 @@ class Standing:
 
     def close(self) -> None:
         self._executor.shutdown(wait=False, cancel_futures=True)
+        self._fleet.close()
         self._fleet.board.close()
 
     def _report(self, server: str, fault: Fault | None, token: str) -> Change | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,6 +63,30 @@ async def test_a_worker_does_not_begin_on_a_database_that_is_not_fit(tmp_path: P
     with pytest.raises(DatabaseError, match="campaigns db upgrade"):
         await runtime.start()
     await runtime.stop()
+
+
+def is_left_alone(client: redis.Redis) -> bool:
+    """Whether the broker soon has no connection but the client's."""
+    deadline = time.monotonic() + 5
+    while len(client.client_list()) > 1 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return len(client.client_list()) == 1
+
+
+async def test_a_worker_that_has_ended_holds_no_connection_to_redis(sqlite_url: str, tmp_path: Path) -> None:
+    file = tmp_path / "campaigns.toml"
+    configuration = CONFIGURATION.format(database=sqlite_url, broker="embedded")
+    file.write_text(configuration + 'limits = ["30/h"]', encoding="utf-8")
+    settings = load_settings(file, {})
+    broker = EmbeddedBroker.of(settings)
+    broker.start()
+    runtime = Runtime(settings, create_app(settings), ["primary"])
+    runtime.producer.run_once()
+    with redis.Redis(unix_socket_path=str(settings.broker_socket)) as client:
+        assert len(client.client_list()) > 1
+        await runtime.stop()
+        assert await asyncio.to_thread(is_left_alone, client)
+    broker.stop()
 
 
 @pytest.fixture
