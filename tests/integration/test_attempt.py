@@ -154,16 +154,24 @@ async def test_an_outcome_that_is_kept_after_the_database_returned_is_replayed_t
     crowd.queue()
     ledger_of.refuses_records = True
     append = services.journal.append
-    gate = threading.Event()
-    services.journal.append = lambda record: (gate.wait(10), append(record))  # type: ignore[method-assign]
+    is_keeping, gate = threading.Event(), threading.Event()
+
+    def append_slowly(record: Record) -> None:
+        is_keeping.set()
+        gate.wait(10)
+        append(record)
+
+    services.journal.append = append_slowly  # type: ignore[method-assign]
     attempt = Attempt(Job(campaign=crowd.name, delivery_id=crowd.ids[0], server="primary"), services)
     task = asyncio.create_task(attempt.run())
+    await asyncio.to_thread(is_keeping.wait, 10)
     services.database_lost()
-    await asyncio.sleep(0.6)
+    ready = asyncio.create_task(services.database_ready())
+    await asyncio.sleep(1.0)
+    assert not ready.done(), "nothing is claimed while an outcome is on its way to the journal"
     ledger_of.refuses_records = False
     gate.set()
-    await task
-    await services.database_ready()
+    await asyncio.gather(task, ready)
     assert state_of(services, crowd.ids[0]) == "sent"
 
 

@@ -84,6 +84,7 @@ def test_a_torn_last_line_does_not_harm_the_others(tmp_path: Path) -> None:
     other = Journal(tmp_path, "me")
     assert other.replay(taking(replayed)) == 1
     assert [record.delivery_id for record in replayed] == [7]
+    assert list(tmp_path.iterdir()) == [], "nobody has to look at it"
 
 
 def test_a_failed_replay_keeps_what_it_could_not_hand_over(tmp_path: Path) -> None:

@@ -227,7 +227,10 @@ def test_a_value_that_no_row_can_take_fails_alone(ledger: Ledger) -> None:
     claims = crowd.claim()
     operations = [report(claim, State.PENDING) for claim in claims]
     operations[1] = replace(operations[1], wait_seconds=float("nan"))
+    commits: list[object] = []
+    event.listen(ledger.database.engine, "commit", commits.append)
     results = ledger.apply(operations)
+    assert len(commits) == 1, "it costs the others no transaction more"
     assert isinstance(results[1], ValueError)
     assert crowd.in_state(State.PENDING) == 2
 
