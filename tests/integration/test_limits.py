@@ -152,6 +152,18 @@ def test_the_script_and_its_twin_agree(url: str, steps: list[tuple[float, int, l
     limits.close()
 
 
+@pytest.mark.parametrize("limit", [HOUR, DAY], ids=["hour", "day"])
+def test_what_went_out_just_within_the_window_counts_in_the_script_too(url: str, limit: Limit) -> None:
+    now = [10 * 86_400 + limit.bucket_seconds - 1.0]
+    limits = Limits(url, memory=_Ledger(), clock=lambda: now[0])
+    assert _take(limits, 5_000, limit).granted == limit.count
+    now[0] += limit.period_seconds - 1
+    assert _take(limits, 5_000, limit).granted == 0
+    now[0] += 1 + limit.bucket_seconds
+    assert _take(limits, 5_000, limit).granted == limit.count
+    limits.close()
+
+
 def test_several_requests_are_answered_in_one_round_trip_each_by_itself(url: str) -> None:
     limits = Limits(url, memory=_Ledger())
     requests = [Request(limits=(HOUR,), wanted=60), Request(limits=(HOUR, DAY), wanted=60)]
@@ -217,6 +229,16 @@ def test_nothing_counted_goes_out_while_nobody_knows_what_was_used(url: str) -> 
     grant = _take(limits, 1, HOUR)
     assert grant.granted == 0
     assert grant.wait_seconds >= 0.2
+    ledger.is_away = False
+    assert _take(limits, 99, HOUR).granted == 30
+    limits.close()
+
+
+def test_a_process_alone_sends_nothing_counted_while_nobody_knows_what_was_used() -> None:
+    ledger = _Ledger((HOUR, 600.0, 70))
+    ledger.is_away = True
+    limits = Limits(None, memory=ledger)
+    assert _take(limits, 1, HOUR).granted == 0
     ledger.is_away = False
     assert _take(limits, 99, HOUR).granted == 30
     limits.close()

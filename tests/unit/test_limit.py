@@ -40,6 +40,12 @@ def test_never_more_than_the_rate_and_its_burst_passes(rate: float, pauses: list
     assert _pass(limit, 5, pauses, wanted) <= rate * (5 + limit.burst) + 2
 
 
+def test_a_time_without_mail_is_caught_up_to_a_burst_at_most() -> None:
+    limit, meter = smooth(100, burst_seconds=0.2), Meter()
+    assert meter.take([limit], 1, 1_000.0).granted == 1
+    assert meter.take([limit], 5_000, 1_060.0).granted == 20
+
+
 def test_within_two_percent_over_a_minute_when_asked_often() -> None:
     assert abs(_pass(smooth(50), 60, [0.013], 100) - 3_000) <= 60
 

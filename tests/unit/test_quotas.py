@@ -43,14 +43,16 @@ def test_no_limit_is_no_limit(tmp_path: Path) -> None:
 
 
 def test_a_domain_and_a_pair_have_limits_beside_the_servers(tmp_path: Path) -> None:
-    text = '[servers.domain_limits]\n"a.example" = "2/s"\n[limits]\n"a.example" = ["5/s"]\n"*" = ["9/s"]'
+    text = 'limits = ["1000/h"]\n[servers.domain_limits]\n"a.example" = "2/s"\n'
+    text += '[limits]\n"a.example" = ["5/s"]\n"*" = ["9/s"]'
     quotas = Quotas(_settings(tmp_path, text))
     assert _told(quotas.of("primary", "a.example")) == [
+        ("1000/h", 1000),
         ("5/s to a.example", 5),
         ("2/s to a.example through primary", 2),
     ]
-    assert _told(quotas.of("primary", "b.example")) == [("9/s to b.example", 9)]
-    assert quotas.of("primary", "b.example")[0].name != quotas.of("primary", "c.example")[0].name
+    assert _told(quotas.of("primary", "b.example")) == [("1000/h", 1000), ("9/s to b.example", 9)]
+    assert quotas.of("primary", "b.example")[1].name != quotas.of("primary", "c.example")[1].name
     assert quotas.has_domain_limits
 
 
