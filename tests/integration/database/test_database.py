@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import exc, text
+from sqlalchemy import event, exc, text
 
 from campaigns.database import Database, create_database
 from campaigns.errors import DatabaseError, DatabaseUnavailable
@@ -123,6 +123,19 @@ def test_sqlite_commits_are_synced_and_checked(sqlite_url: str) -> None:
         }
     assert pragma == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 10_000}
     database.check()
+    database.close()
+
+
+@pytest.mark.parametrize("setting", ["OFF", "NORMAL"])
+def test_sqlite_that_may_lose_a_commit_is_refused(sqlite_url: str, setting: str) -> None:
+    database = create_database(sqlite_url)
+    event.listen(
+        database.engine,
+        "connect",
+        lambda connection, _: connection.execute(f"PRAGMA synchronous = {setting}"),
+    )
+    with pytest.raises(DatabaseError, match="does not sync"):
+        database.check()
     database.close()
 
 
