@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -15,6 +15,7 @@ from campaigns.ledger import DeliveryRecord
 from campaigns.progress import Progress, ServerProgress
 from campaigns.recipients import RecipientList
 from campaigns.settings import DEFAULT_STREAM
+from campaigns.standstill import may_carry, why_nothing_moves
 from campaigns.states import State, Status
 from campaigns.units import Rate
 from campaigns.waiting import Waiting
@@ -176,12 +177,24 @@ class Campaign:
             waiting=self._client.waiting(self.name) if running else Waiting(),
         )
 
+    def view(self) -> View:
+        """`status` with the servers, and why nothing moves; then there is no rate and no time left."""
+        progress, servers = self.status(), self._client.servers()
+        if progress.status is not Status.RUNNING:
+            return View(progress=progress, servers=servers, note=self._idle_note(progress.status))
+        stream = self._client.ledger.campaign(self.name).stream
+        names = {server.name for server in self._client.settings.route(stream)}
+        route = [server for server in servers if server.name in names]
+        if not any(may_carry(server) for server in route):
+            progress = replace(progress, rate_per_second=0.0)
+        return View(progress=progress, servers=servers, note=why_nothing_moves(route))
+
     def watch(self, file: TextIO | None = None) -> Progress:
         """Show progress, rate, time left and the servers until it is finished or cancelled.
 
         Live on a terminal, a line every few seconds elsewhere. Returns the last progress.
         """
-        return watch(self._view, file=file)
+        return watch(self.view, file=file)
 
     def deliveries(self, state: State | str | None = None) -> Iterator[Delivery]:
         """The recipients and what became of them, read in pages; all, or those in one state.
@@ -198,6 +211,18 @@ class Campaign:
             raise TransitionRefused(f"campaign {self.name} is cancelled; that is final")
         return status
 
+    def _idle_note(self, status: Status) -> str:
+        """What a campaign waits for that does not run."""
+        if status is Status.DRAFT:
+            return (
+                "it is a draft that was not sent; if its import was interrupted, the same `campaigns send`"
+                " command goes on where it was"
+            )
+        scheduled_at = self._client.ledger.campaign(self.name).scheduled_at
+        if status is Status.SCHEDULED and scheduled_at is not None:
+            return f"it starts at {zoned_time(scheduled_at)}"
+        return ""
+
     @property
     def _status(self) -> Status:
         return self._client.ledger.campaign(self.name).status
@@ -208,20 +233,17 @@ class Campaign:
                 "campaign", campaign=self.name, from_state=before, to_state=after, reason=BY_OPERATOR
             )
 
-    def _view(self) -> View:
-        progress = self.status()
-        missing = self._client.servers_without_worker() if progress.status is Status.RUNNING else ()
-        note = ""
-        if missing and len(missing) == len(self._client.settings.servers):
-            note = "no worker is running: start `campaigns up`"
-        return View(progress=progress, servers=self._client.servers(), note=note)
-
 
 def clock_time(seconds: float) -> str:
     """The operator's own time in so many seconds, rounded up to the next one: `14:05:10 (in 8 min)`."""
     then = datetime.now().astimezone() + timedelta(seconds=math.ceil(seconds))
     left = f"{math.ceil(seconds / 60)} min" if seconds > 60 else f"{math.ceil(seconds)} s"
     return f"{then + timedelta(seconds=1):%H:%M:%S} (in {left})"
+
+
+def zoned_time(seconds: float) -> str:
+    """The operator's own time with its zone: `2026-06-01 09:00:00 +0200`."""
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
 
 
 def default_client() -> Client:

@@ -92,8 +92,7 @@ def line_of(view: View) -> str:
     shown = [state for state in State if progress.counts.get(state)]
     counts = "  ".join(f"{state} {progress.counts[state]:,}" for state in shown)
     parts = [f"{progress.name} {progress.status}", f"{progress.done:,}/{progress.total:,}", counts]
-    if not progress.is_over:
-        parts.append(_pace(progress))
+    parts.append(_pace(progress))
     parts += [f"{server.name} is {server.state_text}" for server in view.servers if server.is_amiss]
     return "  ".join(part for part in (*parts, progress.reason or "", view.note) if part)
 
@@ -119,7 +118,7 @@ def render(view: View) -> RenderableType:
 
 
 def _pace(progress: Progress) -> str:
-    if progress.is_over:
+    if progress.status is not Status.RUNNING:
         return ""
     eta = progress.eta_seconds
     left = f"{clock_text(eta)} left" if eta is not None else "no estimate yet"

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import shlex
 import sys
+from contextlib import suppress
 from typing import TextIO
 
 import click
 
 from campaigns.cli.output import as_dicts, json_option, note, print_json, print_table, seconds_text
 from campaigns.client import Client
+from campaigns.errors import CampaignsError
 from campaigns.progress import Progress
 from campaigns.settings import load_settings
-from campaigns.states import State
+from campaigns.states import State, Status
+from campaigns.watch import View
 
 INTERRUPTED = 130
 
@@ -32,8 +35,8 @@ def status(name: str | None, as_json: bool) -> None:
             every = [campaign.status() for campaign in client.campaigns()]
             print_json(as_dicts(every)) if as_json else _print_all(every)
         else:
-            progress = client.campaign(name).status()
-            print_json(progress.to_dict()) if as_json else _print_one(progress)
+            view = client.campaign(name).view()
+            print_json(view.progress.to_dict()) if as_json else _print_one(view)
 
 
 @click.command()
@@ -57,7 +60,11 @@ def watch_campaign(client: Client, name: str, *, file: TextIO) -> Progress:
     try:
         return campaign.watch(file=file)
     except KeyboardInterrupt:
-        note(f"\nNot watching any more; {name} goes on. Again: `campaigns watch {shlex.quote(name)}`.")
+        stands = "goes on"
+        with suppress(CampaignsError):  # a database that is away is no reason not to end
+            status = campaign.status().status
+            stands = stands if status is Status.RUNNING else f"is {status}"
+        note(f"\nNot watching any more; {name} {stands}. Again: `campaigns watch {shlex.quote(name)}`.")
         click.get_current_context().exit(INTERRUPTED)
 
 
@@ -78,10 +85,13 @@ def _print_all(every: list[Progress]) -> None:
     print_table(columns, rows, empty="No campaign yet: see `campaigns send --help`.")
 
 
-def _print_one(progress: Progress) -> None:
+def _print_one(view: View) -> None:
+    progress = view.progress
     reason = f" ({progress.reason})" if progress.reason else ""
     click.echo(f"{progress.name} is {progress.status}{reason}: {progress.done:,} of {progress.total:,} done")
-    if not progress.is_over:
+    if view.note:
+        click.echo(view.note)
+    if progress.status is Status.RUNNING:
         eta = progress.eta_seconds
         left = "no estimate yet" if eta is None else f"{seconds_text(eta)} to go"
         click.echo(f"{progress.rate_per_second:,.1f} mails/s, {left}")

@@ -19,6 +19,7 @@ from campaigns.client import Client
 from campaigns.local.broker import EmbeddedBroker
 from campaigns.settings import load_settings
 from campaigns.states import State
+from campaigns.watch import line_of
 from tests.integration.cli.conftest import CONFIGURATION, Desk
 
 
@@ -339,6 +340,42 @@ def test_resuming_and_retrying_without_workers_is_noted_as_for_send(desk: Desk) 
     assert "`campaigns resume 'two words'`" in desk.run("pause", "two words").stdout
     note = "note: no worker is running; the mail goes out when one is (`campaigns up`).\n"
     assert desk.run("resume", "two words").stderr == note
+
+
+def test_status_tells_why_nothing_moves_and_no_rate_that_is_not_true(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.send()
+    assert "no worker is running: start `campaigns up`\n" in desk.run("status", "spring").stdout
+    with Client(load_settings()) as client:
+        client.ledger.heartbeat("w", ["primary", "secondary"], host="here", pid=1, sent_per_second=0.0)
+    monkeypatch.setattr(Client, "rate_per_second", lambda *_: 40.0)
+    told = desk.run("status", "spring").stdout
+    assert "40.0 mails/s" in told and "no server" not in told
+    for name in ("primary", "secondary"):
+        desk.run("servers", "close", name)
+    told = desk.run("status", "spring").stdout
+    assert "no server takes mail now: primary is closed by hand, secondary is closed by hand" in told
+    assert "0.0 mails/s, no estimate yet" in told
+    assert (
+        desk.json("status", "spring")["rate_per_second"],
+        desk.json("status", "spring")["eta_seconds"],
+    ) == (
+        0.0,
+        None,
+    )
+
+
+def test_status_tells_when_a_scheduled_campaign_starts_and_that_a_draft_was_not_sent(desk: Desk) -> None:
+    desk.send("--at", "2040-01-02T09:00:00Z", name="later")
+    told = desk.run("status", "later").stdout
+    assert "it starts at 2040-01-0" in told and "mails/s" not in told
+    with Client(load_settings()) as client:
+        client.create_campaign("half", sender="news@example.com", subject="Hi", text="x")
+        shown = line_of(client.campaign("half").view())
+    told = desk.run("status", "half").stdout
+    assert "it is a draft that was not sent" in told and "the same `campaigns send` command goes on" in told
+    assert "it is a draft that was not sent" in shown and "no estimate" not in shown
 
 
 def test_markup_and_control_characters_in_names_are_not_obeyed(desk: Desk) -> None:

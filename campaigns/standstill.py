@@ -1,0 +1,43 @@
+"""Why nothing of a campaign moves, in words for the operator: the same for `status` and `watch`. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from campaigns.server_status import ServerStatus
+
+__all__ = ["NO_WORKER", "may_carry", "why_nothing_moves"]
+
+NO_WORKER = "no worker is running: start `campaigns up`"
+_TAKE_NOTHING = frozenset(
+    {"closed by hand", "full", "resting", "not started", "being started", "being stopped"}
+)
+
+
+def why_nothing_moves(servers: Sequence[ServerStatus]) -> str:
+    """What keeps all `servers` of a running campaign from taking new mail; empty if one of them may."""
+    if not any(server.has_worker for server in servers):
+        return NO_WORKER
+    if any(_takes_new(server) for server in servers):
+        return ""
+    told = ", ".join(f"{server.name} {_cause(server)}" for server in servers)
+    remedy = ""
+    if any(server.mode is not None and server.mode.mode != "open" for server in servers):
+        remedy = "; `campaigns servers open NAME` opens one"
+    return f"no server takes mail now: {told}{remedy}"
+
+
+def may_carry(server: ServerStatus) -> bool:
+    """Whether mail may still go out through it; a drained one sends what waits there already."""
+    return server.has_worker and server.state_text not in _TAKE_NOTHING
+
+
+def _takes_new(server: ServerStatus) -> bool:
+    return may_carry(server) and (server.mode is None or server.mode.mode == "open")
+
+
+def _cause(server: ServerStatus) -> str:
+    if not server.has_worker and server.state_text not in _TAKE_NOTHING:
+        return "has no worker"
+    reason = f" ({server.reason_text})" if server.reason_text else ""
+    return f"is {server.state_text}{reason}"

@@ -1,0 +1,55 @@
+"""Why nothing of a campaign moves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from campaigns.ledger import ModeRecord
+from campaigns.server_status import ServerStatus
+from campaigns.standstill import NO_WORKER, may_carry, why_nothing_moves
+
+
+def server(name: str, mode: str = "open", **fields: Any) -> ServerStatus:
+    told = {"state": "closed", "share": 0.0, "weight": 1, "has_worker": True, **fields}
+    record = ModeRecord(server=name, mode=mode, weight=None, reason=None, changed_at=0.0)  # type: ignore[arg-type]
+    return ServerStatus(name=name, mode=record, **told)
+
+
+def test_nothing_is_said_while_one_server_takes_mail() -> None:
+    assert why_nothing_moves([server("a", mode="closed"), server("b")]) == ""
+    assert why_nothing_moves([server("a", is_full=True), server("b", state="half-open")]) == ""
+
+
+def test_without_any_worker_that_is_the_reason() -> None:
+    assert why_nothing_moves([server("a", has_worker=False), server("b", has_worker=False)]) == NO_WORKER
+
+
+@pytest.mark.parametrize(
+    ("servers", "told"),
+    [
+        (
+            [server("a", mode="closed"), server("b", mode="closed")],
+            "no server takes mail now: a is closed by hand, b is closed by hand;"
+            " `campaigns servers open NAME` opens one",
+        ),
+        (
+            [server("a", is_full=True), server("b", is_full=True)],
+            "no server takes mail now: a is full (by its own word), b is full (by its own word)",
+        ),
+        (
+            [server("a", state="open", reason="refused"), server("b", has_worker=False)],
+            "no server takes mail now: a is resting (refused), b has no worker",
+        ),
+    ],
+)
+def test_each_server_s_reason_is_told(servers: list[ServerStatus], told: str) -> None:
+    assert why_nothing_moves(servers) == told
+
+
+def test_a_drained_server_still_carries_what_waits_there() -> None:
+    drained = server("a", mode="drained")
+    assert may_carry(drained)
+    assert why_nothing_moves([drained]).startswith("no server takes mail now: a is drained by hand")
+    assert not may_carry(server("a", mode="closed")) and not may_carry(server("a", is_full=True))
