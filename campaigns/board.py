@@ -98,10 +98,14 @@ class Board:
         return self.having(server, checked)
 
     def probed(self, server: str, now: float, rules: Rules, *, token: str, seconds: float) -> Board | None:
-        """With `token` on trial; None while another mail is, anywhere if no server takes mail."""
-        if self._is_nobody_left(rules) and any(one.is_trying(now, seconds) for one in self.breakers.values()):
+        """With `token` on trial; None while another mail is, anywhere if no server takes mail.
+
+        Trials follow each other fast then, on all servers: none is told unless it closes one.
+        """
+        is_alone = self._is_nobody_left(rules)
+        if is_alone and any(one.is_trying(now, seconds) for one in self.breakers.values()):
             return None
-        probed = self.of(server).probed(now, token=token, seconds=seconds)
+        probed = self.of(server).probed(now, token=token, seconds=seconds, is_told=not is_alone)
         return None if probed is None else self.having(server, probed)
 
     def having(self, server: str, breaker: Breaker) -> Board:

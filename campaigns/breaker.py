@@ -66,7 +66,7 @@ class Breaker:
 
     `openings` and `setbacks` (faults that cost a step of the way back) in a row decide the cool-down. `probe`
     names the one mail that is under way while half-open, `passed` counts those that went through; `is_tried`:
-    whether there was any. `step` is an index of the policy's `failback_percent`, begun at `step_since`;
+    whether any was told of. `step` is an index of the policy's `failback_percent`, begun at `step_since`;
     `step_worked` mails went through it.
     """
 
@@ -113,10 +113,11 @@ class Breaker:
     def told_state(self) -> BreakerState:
         """What it is for those who are told of changes: half-open only from the first mail on that tries it.
 
-        So a server that is idle and dead, and whose cool-downs end in failed checks, stays open for them.
+        So a server that is idle and dead, and whose cool-downs end in failed checks, stays open for them, and
+        so does one that is tried again and again because no other is left.
         """
-        is_idle = self.state is BreakerState.HALF_OPEN and not self.is_tried
-        return BreakerState.OPEN if is_idle else self.state
+        is_untold = self.state is BreakerState.HALF_OPEN and not self.is_tried
+        return BreakerState.OPEN if is_untold else self.state
 
     @property
     def is_pristine(self) -> bool:
@@ -328,11 +329,15 @@ class Breaker:
         )
         return failed._opened(now, policy, f"{reason}: {error}", random, is_last)
 
-    def probed(self, now: float, *, token: str, seconds: float) -> Breaker | None:
-        """Half-open, `token` being the one mail that may pass until it expires; None if there is another."""
+    def probed(self, now: float, *, token: str, seconds: float, is_told: bool = True) -> Breaker | None:
+        """Half-open, `token` being the one mail that may pass until it expires; None if there is another.
+
+        `is_told`: whether those who are told of changes hear of the trial.
+        """
         if self.state is not BreakerState.HALF_OPEN or self.is_trying(now, seconds):
             return None
-        return replace(self, probe=token, probe_until=now + seconds, is_tried=True)
+        is_tried = self.is_tried or is_told
+        return replace(self, probe=token, probe_until=now + seconds, is_tried=is_tried)
 
     def released(self, token: str) -> Breaker:
         """The trial is over: the next may go at once."""

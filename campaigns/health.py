@@ -7,13 +7,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from campaigns.absence import absence_of
 from campaigns.board import Board, Change, Heard, Rules, changes
 from campaigns.breaker import Breaker, BreakerState, Fault
 from campaigns.policies import BreakerPolicy
@@ -28,6 +29,9 @@ Step = Callable[[Board, float], Board | None]
 CALL_SECONDS = 0.2
 AWAY_SECONDS = 2.0
 """How long Redis is left alone after it failed."""
+_GONE = "health board is away, judging servers in this process"
+_BACK = "the health board is back, all processes judge together again"
+_ALONE = "one process alone, while Redis is away"
 KEPT_SECONDS = 3 * 86_400
 """Longer than the day that a server may be full by its own word: its end is told, too."""
 PROBE_SECONDS = 20.0
@@ -118,6 +122,8 @@ class HealthBoard:
         self._monotonic = monotonic
         self._client = None if state_url is None else connect(state_url)
         self._away_until = 0.0
+        self._absence = absence_of(state_url, log, _GONE, _BACK)
+        self._is_late = False
         self._local = Board()
         self._gathered: dict[str, list[Seen]] = {}
         self._told_at = monotonic()
@@ -138,6 +144,13 @@ class HealthBoard:
     def is_shared(self) -> bool:
         """Whether all processes see this board now."""
         return self._client is not None and not self.is_away
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing is known of the shared board now; empty if something is."""
+        if not self.is_away:
+            return ""
+        return "did not answer in time" if self._is_late else "is not there"
 
     @property
     def policy(self) -> BreakerPolicy:
@@ -306,10 +319,11 @@ class HealthBoard:
                 heard = self._heard(board.at(now, self._rules), gathered, now)
                 return step(heard, now) or heard
 
-            before, after, now = self._ask(
-                lambda client: self._write_shared(client, all_steps)
-            ) or self._write_local(all_steps)
+            shared = self._ask(lambda client: self._write_shared(client, all_steps))
+            before, after, now = shared or self._write_local(all_steps)
         made = list(changes(before, after, self.policy))
+        if shared is None and self._client is not None:
+            made = [replace(change, reason=f"{change.reason} ({_ALONE})") for change in made]
         with self._lock:
             self._changes.extend(made)
         return made, after, now
@@ -365,13 +379,14 @@ class HealthBoard:
         if self._client is None or self.is_away:
             return None
         try:
-            return question(self._client)
+            answer = question(self._client)
         except (redis.RedisError, OSError) as error:
             self._away_until = self._monotonic() + AWAY_SECONDS
-            log.warning(
-                "health board is away, judging servers in this process", extra={"error": type(error).__name__}
-            )
+            self._is_late = isinstance(error, (redis.TimeoutError, TimeoutError))
+            self._absence.goes_on(error, self._away_until)
             return None
+        self._absence.ends(self._monotonic())
+        return answer
 
 
 def connect(state_url: str) -> redis.Redis:

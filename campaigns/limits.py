@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import redis
 from redis.exceptions import NoScriptError
 
+from campaigns.absence import absence_of
 from campaigns.errors import DatabaseUnavailable
 from campaigns.health import connect
 from campaigns.limit import Grant, Limit, Meter, bucketed
@@ -38,6 +39,10 @@ READ_AGAIN_SECONDS = 60.0
 SOON_SECONDS = 0.25
 LOST_SECONDS = 1.0
 MOST_KEYS = 500
+TURN = "turn:"
+"""Begins the names of limits that nobody configured: processes take turns at some work."""
+_GONE = "limits are kept by each process alone"
+_BACK = "limits are kept by all processes together again"
 _LOST = -1
 
 
@@ -90,6 +95,7 @@ class Limits:
         self._clock = clock
         self._monotonic = monotonic
         self._away_until = 0.0
+        self._absence = absence_of(state_url, log, _GONE, _BACK)
         self._own = Meter()
         self._begun: set[str] = set()
         self._before = Meter()
@@ -115,10 +121,12 @@ class Limits:
                 self._own_up()
                 grants = self._take_shared(requests)
                 self._read_before_at = float("-inf")
+                self._absence.ends(self._monotonic())
                 return grants
             except (redis.RedisError, OSError) as error:
                 self._away_until = self._monotonic() + AWAY_SECONDS
-                log.warning("limits are kept by each process alone", extra={"error": type(error).__name__})
+                if _is_of_anybody(requests):
+                    self._absence.goes_on(error, self._away_until)
         with self._lock:
             return [self._take_alone(request) for request in requests]
 
@@ -259,6 +267,11 @@ def _script() -> tuple[str, str]:
     """The script, and the name that Redis knows it by."""
     source = files("campaigns").joinpath("limits.lua").read_text(encoding="utf-8")
     return source, sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+
+def _is_of_anybody(requests: Sequence[Request]) -> bool:
+    """Whether somebody configured any of these limits."""
+    return any(not limit.name.startswith(TURN) for request in requests for limit in request.limits)
 
 
 def _arguments(limits: Sequence[Limit]) -> list[str | int]:

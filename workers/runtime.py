@@ -19,6 +19,7 @@ from campaigns.errors import CampaignsError, DatabaseUnavailable
 from campaigns.fleet import Fleet
 from campaigns.health import HealthBoard
 from campaigns.ledger import Ledger
+from campaigns.limits import TURN
 from campaigns.probing import Prober
 from campaigns.producer import Producer
 from campaigns.queues import TaskResult
@@ -180,9 +181,8 @@ class Runtime:
 
         Nothing depends on it: while Redis is away, each process takes its turns alone.
         """
-        take = partial(
-            self.services.limits.take, f"turn:{work}", turns_per_second, 1, burst_seconds=1 / turns_per_second
-        )
+        name, burst_seconds = f"{TURN}{work}", 1 / turns_per_second
+        take = partial(self.services.limits.take, name, turns_per_second, 1, burst_seconds=burst_seconds)
         return (await asyncio.to_thread(take)).granted > 0
 
     async def _drain(self, seconds: float) -> None:

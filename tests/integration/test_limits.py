@@ -312,3 +312,27 @@ def test_keys_do_not_stay_for_ever(url: str) -> None:
     with redis.Redis.from_url(url) as client:
         assert all(client.ttl(key) > 0 for key in client.scan_iter())
     limits.close()
+
+
+def test_an_absence_is_told_once_of_limits_that_somebody_configured(
+    broker: EmbeddedBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    later = [0.0]
+    url = f"unix://{broker.socket}"
+    every = [Limits(url, memory=_Ledger(), monotonic=lambda: time.monotonic() + later[0]) for _ in range(3)]
+    broker.kill()
+
+    def lines_after(name: str) -> list[str]:
+        caplog.clear()
+        for _ in range(5):
+            for limits in every:
+                limits.take(name, RATE, 1, burst_seconds=BURST_SECONDS)
+            later[0] += 3.0
+        return [one.getMessage() for one in caplog.records]
+
+    assert lines_after("turn:sweep") == []
+    assert lines_after("campaign:1") == ["limits are kept by each process alone"]
+    broker.start()
+    assert lines_after("campaign:1") == ["limits are kept by all processes together again"]
+    for limits in every:
+        limits.close()

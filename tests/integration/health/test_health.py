@@ -1,5 +1,6 @@
 """The health board on a real Valkey server, shared by several boards, and without one."""
 
+import logging
 import socket
 import tempfile
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from campaigns.absence import Absence
 from campaigns.breaker import BreakerState, Fault
 from campaigns.health import Change, HealthBoard
 from campaigns.local.broker import EmbeddedBroker
@@ -445,3 +447,85 @@ def test_when_redis_is_back_the_shared_state_is_the_truth_again(tmp_path: Path) 
         finally:
             board.close()
             broker.stop()
+
+
+def lines_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    lines = [one.getMessage() for one in caplog.records if one.name == "campaigns.health"]
+    caplog.clear()
+    return lines
+
+
+def test_redis_s_absence_and_its_return_are_a_line_each(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="health") as directory:
+        broker = EmbeddedBroker(socket=Path(directory) / "valkey.sock", directory=tmp_path)
+        clock = Clock()
+        boards = [a_board(f"unix://{broker.socket}?db=1", clock) for _ in range(3)]
+        for _ in range(10):
+            for board in boards:
+                board.look()
+            clock.pass_seconds(2)
+        assert lines_of(caplog) == ["health board is away, judging servers in this process"]
+        assert boards[0].trouble == "", "it is asked again"
+        broker.start()
+        for board in boards * 2:
+            board.look()
+            board.close()
+        broker.stop()
+        assert lines_of(caplog) == ["the health board is back, all processes judge together again"]
+
+
+def test_an_answer_to_what_was_asked_before_it_went_away_is_no_return(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    absence = Absence(logging.getLogger("campaigns.health"), gone="gone", back="back")
+    absence.goes_on(OSError(), until=3.0)
+    absence.ends(2.9)
+    assert lines_of(caplog) == ["gone"]
+    absence.ends(3.0)
+    absence.ends(3.1)
+    assert lines_of(caplog) == ["back"]
+
+
+def test_what_one_process_judges_alone_is_told_as_that() -> None:
+    board = a_board("redis://127.0.0.1:1/0", Clock())
+    opened(board)
+    (change,) = board.take_changes()
+    assert change.reason == "5 faults in 0.0 s: refused (one process alone, while Redis is away)"
+    board.close()
+
+
+def test_a_redis_that_hangs_is_not_said_to_be_gone() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        hanging = HealthBoard(f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
+        gone = HealthBoard("redis://127.0.0.1:1/0")
+        for board in (hanging, gone):
+            assert board.trouble == ""
+            board.look()
+            board.close()
+        assert (hanging.trouble, gone.trouble) == ("did not answer in time", "is not there")
+
+
+def test_while_no_server_takes_mail_trials_that_fail_are_not_told(state_url: str | None) -> None:
+    clock = Clock()
+    board = a_board(state_url, clock, ["primary", "secondary"])
+    opened(board, "primary")
+    opened(board, "secondary")
+    assert [change.server for change in board.take_changes()] == ["primary", "secondary"]
+    for _ in range(10):
+        clock.pass_seconds(3)
+        for server in ("primary", "secondary"):
+            probe = board.may_probe(server)
+            assert probe
+            board.fault(server, Fault(reason="refused", token=probe.token))
+    assert board.take_changes() == []
+    clock.pass_seconds(3)
+    for _ in range(3):
+        probe = board.may_probe("primary")
+        assert probe
+        board.success("primary", token=probe.token)
+    (closed,) = board.take_changes()
+    assert (closed.server, closed.before, closed.after) == ("primary", "open", "closed")
+    probe = board.may_probe("secondary")
+    assert probe and probe.change and probe.change.after == "half-open", "another takes mail: it is news"
