@@ -17,7 +17,7 @@ from campaigns.errors import BrokerError, BrokerUnavailable
 if TYPE_CHECKING:
     from campaigns.settings import Settings
 
-__all__ = ["check_broker", "is_redis", "redis_client", "redis_url"]
+__all__ = ["check_broker", "is_redis", "redis_client", "redis_url", "shown_url"]
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +61,12 @@ def address(broker_url: str) -> str:
     """The broker's address for people: without user or password."""
     parts = urlsplit(broker_url)
     return unquote(parts.path) if parts.scheme == "redis+socket" else f"{parts.hostname}:{parts.port or ''}"
+
+
+def shown_url(broker_url: str) -> str:
+    """`redis://127.0.0.1:6379`: the same with its scheme."""
+    scheme = urlsplit(broker_url).scheme
+    return address(broker_url) if scheme == "redis+socket" else f"{scheme}://{address(broker_url)}"
 
 
 @contextmanager

@@ -66,14 +66,20 @@ def check_broker(settings: Settings) -> Finding:
     if settings.embedded and not settings.broker_socket.exists():
         return Finding(name="broker", ok=True, detail="embedded; `campaigns up` starts it")
     try:
-        if is_redis(settings.broker_url):
-            check_fitness(settings)
-            return Finding(name="broker", ok=True, detail="it answers, and throws nothing away (noeviction)")
-        _connect_amqp(settings.broker_url)
-        return Finding(name="broker", ok=True, detail="it answers")
+        try_broker(settings)
+        kept = ", and throws nothing away (noeviction)" if is_redis(settings.broker_url) else ""
+        return Finding(name="broker", ok=True, detail=f"it answers{kept}")
     except BrokerError as error:
         remedy = "; start it with `campaigns up`" if settings.embedded else ""
         return Finding(name="broker", ok=False, detail=f"{error}{remedy}")
+
+
+def try_broker(settings: Settings) -> None:
+    """Raises BrokerUnavailable if it cannot be reached, BrokerError if it is not fit for use."""
+    if is_redis(settings.broker_url):
+        check_fitness(settings)
+    else:
+        _connect_amqp(settings.broker_url)
 
 
 def check_state(settings: Settings) -> list[Finding]:

@@ -266,15 +266,16 @@ class Client:
 
     def create_database_if_new(self) -> None:
         """Make the tables in a SQLite file that is not there yet, so that the first steps need no other."""
+        if self.settings.missing_database_file is not None:
+            self.upgrade_database()
+
+    def upgrade_database(self) -> None:
+        """Create the tables, or bring them up to date; a new file with its directory. Safe to run twice."""
         if (missing := self.settings.missing_database_file) is not None:
             try:
                 missing.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise DatabaseError(f"{missing.parent} cannot be made: {error.strerror}") from error
-            self.upgrade_database()
-
-    def upgrade_database(self) -> None:
-        """Create the tables, or bring them up to date. Safe to run twice at once."""
         database = create_database(self.settings.database)
         try:
             database.upgrade()

@@ -96,7 +96,7 @@ class Database:
                 with connection.begin():
                     yield connection
         except (exc.DBAPIError, exc.TimeoutError) as error:
-            translated = _translated(error)
+            translated = _translated(error, self.engine.url)
             if translated is None:
                 raise
             raise translated from error
@@ -240,13 +240,16 @@ def _check_postgresql(connection: Connection) -> None:
         raise DatabaseError("this PostgreSQL server is a read-only standby; use the primary's address")
 
 
-def _translated(error: exc.DBAPIError | exc.TimeoutError) -> DatabaseError | None:
+def _translated(error: exc.DBAPIError | exc.TimeoutError, url: URL) -> DatabaseError | None:
     if is_outage(error):
-        return DatabaseUnavailable(_outage_text(error))
+        return DatabaseUnavailable(_outage_text(error, url))
     if isinstance(error, exc.DBAPIError) and _is_missing_table(error):
         return DatabaseError("the database is not up to date; run `campaigns db upgrade`")
     if isinstance(error, exc.DBAPIError) and _sqlite_code(error) in _SQLITE_BROKEN:
-        return DatabaseError(f"the database file is damaged or is none: {error.orig}")
+        return DatabaseError(
+            f"the database file {url.database} is damaged or is none: {error.orig};"
+            " put a backup in its place, or name another file in `database`"
+        )
     return None
 
 
@@ -285,6 +288,7 @@ def sqlstate(error: exc.DBAPIError) -> str | None:
     return getattr(error.orig, "sqlstate", None)
 
 
-def _outage_text(error: Exception) -> str:
+def _outage_text(error: Exception, url: URL) -> str:
     original = getattr(error, "orig", None) or error
-    return f"the database cannot be reached or written: {str(original).strip().splitlines()[0]}"
+    which = f"database {url.database}" if isinstance(original, sqlite3.Error) else "database"
+    return f"the {which} cannot be reached or written: {str(original).strip().splitlines()[0]}"

@@ -116,21 +116,27 @@ class Supervisor:
         self._say, self._grace_seconds = say, grace_seconds
         self._stop, self._hurry = asyncio.Event(), asyncio.Event()
 
-    async def run(self, ready: Callable[[], Awaitable[None]] = _at_once) -> None:
-        """Start everything, call `ready`, wait for SIGINT, SIGTERM or SIGHUP, and end everything.
+    async def run(
+        self,
+        ready: Callable[[], Awaitable[None]] = _at_once,
+        *,
+        before: Callable[[], Awaitable[None]] = _at_once,
+    ) -> None:
+        """Call `before`, start everything, call `ready`, wait for SIGINT, SIGTERM or SIGHUP, end everything.
 
-        Raises what a child's `ready` raises, when everything has ended."""
+        Raises what these two or a child's `ready` raise, when everything has ended."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self._asked_to_stop)
         try:
-            await self._until_stopped(self._start(ready))
+            await self._until_stopped(self._start(before, ready))
             await self._stop.wait()
         finally:
             await self._end()
 
     def _asked_to_stop(self) -> None:
-        if self._stop.is_set():
+        if self._stop.is_set() and not self._hurry.is_set():
+            self._say("ending now")
             self._hurry.set()
         self._stop.set()
 
@@ -142,14 +148,17 @@ class Supervisor:
             task.result()  # a failure to start is the caller's to report
         task.cancel()
 
-    async def _start(self, ready: Callable[[], Awaitable[None]]) -> None:
+    async def _start(
+        self, before: Callable[[], Awaitable[None]], ready: Callable[[], Awaitable[None]]
+    ) -> None:
+        await before()
         for group in self.groups:
             await asyncio.gather(*(running.start() for running in group))
         await ready()
 
     async def _end(self) -> None:
         if self._stop.is_set():
-            self._say(f"ending: mail on its way has {self._grace_seconds:.0f} s (Ctrl-C again: end now)")
+            self._say(f"ending, within {self._grace_seconds:.0f} s (Ctrl-C again: end now)")
         for group in reversed(self.groups):
             await self._end_group(group)
 

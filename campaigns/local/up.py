@@ -7,8 +7,11 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 
+from campaigns.broker import shown_url
+from campaigns.checks import try_broker
+from campaigns.client import Client
 from campaigns.database import Database, create_database
-from campaigns.errors import CampaignsError, DatabaseUnavailable
+from campaigns.errors import BrokerUnavailable, CampaignsError, DatabaseUnavailable
 from campaigns.ledger import Ledger
 from campaigns.local.broker import EmbeddedBroker
 from campaigns.local.fleet_plan import FleetPlan
@@ -20,6 +23,7 @@ __all__ = ["run_up"]
 
 FLOWER_PORT = 5555
 READY_SECONDS = 60.0
+BROKER_PAUSE_SECONDS = 0.5
 ENDING_SECONDS = 10.0
 """What a worker may need beyond the grace of its mail: closing connections, writing what is left."""
 
@@ -60,10 +64,10 @@ def run_up(
 
 @contextlib.contextmanager
 def _upgraded_database(settings: Settings) -> Iterator[Database]:
+    with Client(settings) as client:
+        client.upgrade_database()
     database = create_database(settings.database)
     try:
-        database.upgrade()
-        database.check()
         yield database
     finally:
         database.close()
@@ -82,7 +86,7 @@ class _Up:
 
     async def run(self) -> None:
         self._say(f"starting: {self._plan.settings.config_file or 'configured by the environment'}")
-        await self._supervisor.run(self._when_started)
+        await self._supervisor.run(self._when_started, before=self._broker_is_there)
         self._say("ended; started again, it goes on where it was")
 
     def _broker(self) -> list[Child]:
@@ -94,6 +98,20 @@ class _Up:
             await asyncio.to_thread(broker.wait_until_ready)
 
         return [Child(name="broker", command=broker.command(), ready=ready)]
+
+    async def _broker_is_there(self) -> None:
+        """Waits for a broker that is not ours: without it, workers would only complain."""
+        settings, has_told = self._plan.settings, False
+        while not settings.embedded:
+            try:
+                await asyncio.to_thread(try_broker, settings)
+                return
+            except BrokerUnavailable:
+                if not has_told:
+                    where = shown_url(settings.broker_url)
+                    self._say(f"waiting for the broker at {where} (`campaigns check` says what is wrong)")
+                has_told = True
+            await asyncio.sleep(BROKER_PAUSE_SECONDS)
 
     async def _when_started(self) -> None:
         wanted = len(self._plan.workers())

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from campaigns.local.broker import EmbeddedBroker
 from campaigns.settings import load_settings
 
 COMMAND = [str(Path(sys.executable).parent / "campaigns"), "up"]
@@ -96,7 +98,7 @@ def until_gone(processes: list[psutil.Process]) -> None:
 
 
 def test_it_can_be_killed_and_started_again_but_not_started_twice(start: Start, folder: Path):
-    socket = load_settings(folder / "campaigns.toml", {}).broker_socket
+    address = load_settings(folder / "campaigns.toml", {}).broker_socket
     first = start()
     first.until("ready:")
     family = first.family()
@@ -115,8 +117,43 @@ def test_it_can_be_killed_and_started_again_but_not_started_twice(start: Start, 
     family = third.family()
     assert third.end(signal.SIGINT) == 0
     until_gone(family)
-    assert folder not in socket.parents and not socket.parent.exists()
+    assert folder not in address.parents and not address.parent.exists()
     assert not [line for line in third.said if "Traceback" in line]
+
+
+def test_it_waits_in_one_line_for_a_broker_that_is_not_there(start: Start, folder: Path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    configuration = CONFIGURATION.replace('"embedded"', f'"redis://me:secret@127.0.0.1:{port}"')
+    (folder / "campaigns.toml").write_text(
+        configuration.replace("campaigns.db", "new/directory/campaigns.db")
+    )
+    up = start()
+    up.until(f"waiting for the broker at redis://127.0.0.1:{port} ")
+    assert (folder / "new" / "directory" / "campaigns.db").exists()
+    assert up.family() == []
+    assert up.end(signal.SIGINT) == 0
+    assert [line.split(":")[0].split(" ")[0] for line in up.said] == [
+        "starting",
+        "waiting",
+        "ending,",
+        "ended;",
+    ]
+
+
+def test_it_starts_the_workers_when_the_broker_is_there(start: Start, folder: Path, tmp_path: Path):
+    broker = EmbeddedBroker(socket=tmp_path / "b.sock", directory=tmp_path / "broker")
+    configuration = CONFIGURATION.replace('"embedded"', f'"redis+socket://{broker.socket}"')
+    (folder / "campaigns.toml").write_text(configuration)
+    up = start()
+    up.until(f"waiting for the broker at {broker.socket} ")
+    broker.start()
+    try:
+        up.until("ready:")
+        assert up.end(signal.SIGINT) == 0
+    finally:
+        broker.stop()
 
 
 def test_flower_shows_the_workers_and_listens_on_loopback_alone(start: Start):

@@ -174,13 +174,16 @@ def test_a_locked_sqlite_is_an_outage(sqlite_url: str) -> None:
 def test_a_file_that_is_no_database_is_said(tmp_path: Path) -> None:
     path = tmp_path / "campaigns.db"
     path.write_text("this is no database\n" * 100)
-    with pytest.raises(DatabaseError, match="not a database"):
+    with pytest.raises(DatabaseError, match="not a database") as caught:
         create_database(f"sqlite:///{path}").now()
+    assert f"the database file {path} is damaged" in str(caught.value)
+    assert "put a backup in its place" in str(caught.value)
 
 
 def test_a_directory_that_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(DatabaseUnavailable, match="cannot be reached"):
-        create_database(f"sqlite:///{tmp_path / 'nowhere' / 'campaigns.db'}").now()
+    path = tmp_path / "nowhere" / "campaigns.db"
+    with pytest.raises(DatabaseUnavailable, match=f"the database {path} cannot be reached"):
+        create_database(f"sqlite:///{path}").now()
 
 
 def test_a_server_that_is_not_there_is_an_outage() -> None:

@@ -107,6 +107,7 @@ async def test_a_second_signal_cuts_the_grace_short():
     os.kill(os.getpid(), signal.SIGINT)
     await asyncio.wait_for(watched.task, DEADLINE_SECONDS)
     assert gone(pid)
+    assert watched.said.count("ending now") == 1
 
 
 async def test_ctrl_c_in_the_terminal_does_not_reach_the_children():
