@@ -49,6 +49,7 @@ The mail system rehearses what it does when its server {server} fails: {what}
 
 You get this mail because your address is in the list of seed addresses. You may delete it.
 """
+BY_THE_OPERATOR = "it was broken off by the operator"
 FAILOVER = "this mail had to find its way through another server."
 RETURN = "this mail was to go through that server again."
 
@@ -109,18 +110,18 @@ class Rehearsal:
         """
         self._check_plan()
         self._stream = self._stream_with_another_server()
+        self._check_that_all_mail_has_another_server()
         compile_campaign(CampaignContent(token="check", **self._content(FAILOVER)))  # noqa: S106 - no secret
         plan = self._plan
         drill = self._ledger.begin_drill(
             plan.server, is_live=plan.is_live, notice_seconds=NOTICE_SECONDS, seconds=plan.seconds
         )
-        is_broken_off = True
+        broken_off = BY_THE_OPERATOR
         try:
             with suppress(KeyboardInterrupt):
-                self._rehearse(drill)
-                is_broken_off = False
+                broken_off = self._rehearse(drill)
         finally:
-            self._finish(drill, is_broken_off=is_broken_off)
+            self._finish(drill, broken_off)
         return self._ledger.drill(drill.id)
 
     # ---- before: may it be done at all?
@@ -140,16 +141,33 @@ class Rehearsal:
 
     def _stream_with_another_server(self) -> str:
         """A stream in which the server carries mail now, and another one can take over."""
-        server, settings = self._plan.server, self._fleet.settings
-        settings.server(server)
+        self._fleet.settings.server(self._plan.server)
         self._fleet.refresh_soon()
         self._fleet.refresh()
-        names = dict.fromkeys((*STREAMS, *settings.streams))
-        streams = [name for name in names if server in {one.name for one in settings.route(name)}]
+        streams = self._streams()
         for stream in streams:
             if self._is_in_use(stream) and self._others(stream):
                 return stream
         raise DrillRefused(self._why_not(streams))
+
+    def _check_that_all_mail_has_another_server(self) -> None:
+        """A live drill concerns every stream of the server, and not only the one that is measured."""
+        if self._plan.is_live and (stranded := self._stranded()):
+            raise DrillRefused(
+                f"no server but {self._plan.server} can take mail of the stream {stranded} now, and with"
+                f" --live that mail would wait: leave --live out, or give {stranded} another server first"
+                " (see [streams] in the configuration, and `campaigns servers`)"
+            )
+
+    def _streams(self) -> list[str]:
+        """Those that the server is in."""
+        settings = self._fleet.settings
+        names = dict.fromkeys((*STREAMS, *settings.streams))
+        return [name for name in names if self._plan.server in {one.name for one in settings.route(name)}]
+
+    def _stranded(self) -> str:
+        """A stream whose mail nobody could take while the server is dead; empty if there is none."""
+        return next((stream for stream in self._streams() if not self._others(stream)), "")
 
     def _is_in_use(self, stream: str) -> bool:
         server = self._plan.server
@@ -177,7 +195,8 @@ class Rehearsal:
 
     # ---- the drill
 
-    def _rehearse(self, drill: DrillRecord) -> None:
+    def _rehearse(self, drill: DrillRecord) -> str:
+        """Why it was broken off; empty if it went to its end."""
         plan = self._plan
         whose = "all mail" if plan.is_live else "the drill's mail alone"
         since = f"{datetime.fromtimestamp(drill.started_at):%H:%M:%S}"
@@ -186,10 +205,12 @@ class Rehearsal:
         self._failover.append(campaign)
         self._sleep_until(drill.started_at)
         self._send(campaign)
-        self._watch_failover(drill)
+        if stranded := self._watch_failover(drill):
+            return f"it was broken off: no other server could take mail of the stream {stranded} any more"
         self._say(f"{plan.server} is alive again")
         self._return(drill)
         self._settle(drill)
+        return ""
 
     def _prepare(self, what: str, seeds: Sequence[Address]) -> CampaignRecord:
         """A campaign of the drill, whose mail goes to the drilled server first."""
@@ -228,16 +249,24 @@ class Rehearsal:
         self._ledger.send(campaign.name)
         self._nudge()
 
-    def _watch_failover(self, drill: DrillRecord) -> None:
+    def _watch_failover(self, drill: DrillRecord) -> str:
+        """Until its end, or until a live one leaves a stream without a server: then that stream."""
         assert drill.dead_until is not None
         told: set[str] = set()
         while self._ledger.now() < drill.dead_until:
+            if self._plan.is_live and (stranded := self._stranded_by_now()):
+                return stranded
             findings = self._findings(drill)
             self._tell_once(told, "the first mail found it dead after", self._met_seconds(drill))
             if self._plan.is_live:
                 self._tell_once(told, "its breaker opened after", findings.detection_seconds)
             self._tell_once(told, "another server accepted the first mail after", findings.switch_seconds)
             time.sleep(LOOK_SECONDS)
+        return ""
+
+    def _stranded_by_now(self) -> str:
+        self._fleet.refresh()
+        return self._stranded()
 
     def _tell_once(self, told: set[str], what: str, seconds: float | None) -> None:
         if seconds is not None and what not in told:
@@ -285,15 +314,15 @@ class Rehearsal:
 
     # ---- after: restore, judge, keep
 
-    def _finish(self, drill: DrillRecord, *, is_broken_off: bool) -> None:
+    def _finish(self, drill: DrillRecord, broken_off: str) -> None:
         self._ledger.end_declaration(drill.id)
-        findings = self._findings(drill, is_broken_off=is_broken_off)
+        findings = self._findings(drill, broken_off=broken_off)
         for campaign in self._campaigns:
             if self._ledger.counts(campaign.name).alive:
                 self._ledger.cancel(campaign.name)
         self._ledger.finish_drill(drill.id, findings.result())
 
-    def _findings(self, drill: DrillRecord, *, is_broken_off: bool = False) -> Findings:
+    def _findings(self, drill: DrillRecord, *, broken_off: str = "") -> Findings:
         detection_seconds = self._opened_seconds(drill) if self._plan.is_live else self._met_seconds(drill)
         is_unseen = self._plan.is_live and detection_seconds is None
         return Findings(
@@ -313,7 +342,7 @@ class Rehearsal:
             ),
             detection_seconds=detection_seconds,
             note="its breaker did not open: too little mail found it dead" if is_unseen else "",
-            is_broken_off=is_broken_off,
+            broken_off=broken_off,
         )
 
     @property

@@ -20,7 +20,7 @@ class Findings:
     """The drill's mail as it stands. The server counted as dead from `since` until `until` (epoch seconds).
 
     `states` are those of all its mails by delivery; those in `returning` were sent when the server was alive
-    again. `is_broken_off`: the operator ended it early, and what still waits is not lost.
+    again. `broken_off`: why it was ended early, if it was; what still waits is not lost then.
     """
 
     server: str
@@ -31,7 +31,7 @@ class Findings:
     returning: Collection[int] = frozenset()
     detection_seconds: float | None = None
     note: str = ""
-    is_broken_off: bool = False
+    broken_off: str = ""
 
     def result(self) -> DrillResult:
         """The figures, and whether the drill was passed; its reason says why not, or who took over."""
@@ -74,7 +74,7 @@ class Findings:
     @property
     def lost(self) -> int:
         """Mails of which nothing came, although no recipient's side refused or deferred them."""
-        if self.is_broken_off:
+        if self.broken_off:
             return 0
         waiting = {delivery for delivery, state in self.states.items() if state in ALIVE}
         return len(waiting - self._deferred()) + self._count(State.CANCELLED)
@@ -83,10 +83,10 @@ class Findings:
         """Why the drill has failed; empty if it was passed."""
         switch = self.switch_seconds
         found = [
-            (self.is_broken_off, "it was broken off by the operator"),
+            (bool(self.broken_off), self.broken_off),
             (self.lost > 0, f"lost: {self.lost}"),
             (self.duplicates > 0, f"sent twice: {self.duplicates}"),
-            (switch is None and not self.is_broken_off, self._no_switch()),
+            (switch is None and not self.broken_off, self._no_switch()),
             (
                 self._ignored > 0,
                 f"went out through {self.server} in spite of its death: {self._ignored}",
@@ -96,7 +96,7 @@ class Findings:
                 f"the switch took longer than {LONGEST_SWITCH_SECONDS:.0f} s",
             ),
             (
-                self.return_seconds is None and not self.is_broken_off,
+                self.return_seconds is None and not self.broken_off,
                 f"no mail went out through {self.server} again after its return",
             ),
         ]

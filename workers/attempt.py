@@ -150,7 +150,7 @@ class Attempt:
             return await self._step_aside(letter, "server unavailable")
         self.token = probe.token
         try:
-            drill = await self._services.standing.drill_of(self.job.server, letter)
+            drill = await self._services.standing.drill_of(self.job.server, letter, self._domain)
             if drill is not None:
                 return await self._find_dead(letter, probe, drill)
             return await self._with_probe(letter, probe)

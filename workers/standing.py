@@ -59,10 +59,18 @@ class Standing:
             return Probe(server=server) if admitted else None
         return await self._in_thread(partial(self._fleet.board.may_probe, server))
 
-    async def drill_of(self, server: str, letter: Letter) -> DeadServer | None:
-        """The drill that has such mail find the server dead now. Who meets one first writes that down."""
+    async def drill_of(self, server: str, letter: Letter, domain: str = "") -> DeadServer | None:
+        """The drill that has such mail find the server dead now. Who meets one first writes that down.
+
+        A live one holds for no mail of others that has nowhere else to go: it would wait for the end.
+        """
         drill = self._fleet.drill_of(server, letter.purpose)
-        if drill is not None and drill.drill_id not in self._met:
+        if drill is None:
+            return None
+        others = self._fleet.usable(letter.stream, letter.sender, domain, without=server)
+        if not others and letter.purpose != "drill":
+            return None
+        if drill.drill_id not in self._met:
             self._met.add(drill.drill_id)
             await self._in_thread(partial(self._fleet.ledger.meet_drill, drill.drill_id))
         return drill

@@ -113,6 +113,16 @@ def test_in_a_live_drill_the_breaker_opens_and_all_mail_goes_through_the_other(e
     assert "open" in {event.to_state for event in place.breaker_events()}
 
 
+def test_a_live_drill_ends_when_the_other_server_is_taken_away(place: Place) -> None:
+    place.start_workers()
+    running = drill(place, "--seconds", "300", "--live", "--yes")
+    eventually(lambda: len(place.secondary.records()) == SEEDS, what=place.logs)
+    place.ledger.set_server_mode("secondary", "closed")
+    result = end(running, status=1)
+    assert "no other server could take mail of the stream transactional any more" in result["reason"]
+    assert place.ledger.declared_dead() == []
+
+
 def test_ctrl_c_restores_at_once(place: Place) -> None:
     place.start_workers()
     running = drill(place, "--seconds", "300")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from campaigns.breaker import Fault
 from campaigns.database import create_database
 from campaigns.demo.smtp_server import ScriptedSmtpServer
 from campaigns.fleet import Fleet
@@ -25,6 +26,12 @@ broker = "amqp://localhost:1//"
 name = "primary"
 url = "smtp://127.0.0.1:{port}"
 tls = "none"
+[[servers]]
+name = "secondary"
+url = "smtp://127.0.0.1:9"
+tls = "none"
+[streams]
+transactional = ["primary"]
 [breaker]
 consecutive_faults = 1
 """
@@ -38,12 +45,12 @@ async def server(tmp_path: Path) -> AsyncIterator[ScriptedSmtpServer]:
 
 @pytest.fixture
 async def services(server: ScriptedSmtpServer, sqlite_url: str, tmp_path: Path) -> AsyncIterator[Services]:
-    """One server, and a breaker that opens at the first fault."""
+    """A server, a second one that is not in every stream, and a breaker that opens at the first fault."""
     file = tmp_path / "campaigns.toml"
     file.write_text(CONFIGURATION.format(database=sqlite_url, port=server.port), encoding="utf-8")
     settings = load_settings(file, {})
     database = create_database(settings.database)
-    board = HealthBoard(settings.state_url, policy=settings.breaker, servers=["primary"])
+    board = HealthBoard(settings.state_url, policy=settings.breaker, servers=["primary", "secondary"])
     services = Services(
         settings, create_app(settings), database, Fleet(settings, Ledger(database), board), owner="worker-1"
     )
@@ -51,10 +58,15 @@ async def services(server: ScriptedSmtpServer, sqlite_url: str, tmp_path: Path) 
     await services.close()
 
 
-def queued_mail(services: Services, purpose: str) -> Job:
+def queued_mail(services: Services, purpose: str, stream: str = "promotional") -> Job:
     ledger = services.ledger
     campaign = ledger.create_campaign(
-        purpose, sender="Drill <drill@example.com>", subject="Hi", text="Hello", purpose=purpose
+        purpose,
+        sender="Drill <drill@example.com>",
+        subject="Hi",
+        text="Hello",
+        purpose=purpose,
+        stream=stream,
     )
     ann = NewRecipient(email="ann@example.com", dedupe_key="ann@example.com", domain="example.com")
     ledger.add_recipients(campaign.id, [ann])
@@ -65,10 +77,15 @@ def queued_mail(services: Services, purpose: str) -> Job:
 
 
 async def attempted(
-    services: Services, purpose: str, *, live: bool, notice_seconds: float = 0.0
+    services: Services,
+    purpose: str,
+    *,
+    live: bool,
+    notice_seconds: float = 0.0,
+    stream: str = "promotional",
 ) -> TaskResult:
     """One attempt of a mail of that purpose while the primary is declared dead."""
-    job = queued_mail(services, purpose)
+    job = queued_mail(services, purpose, stream)
     services.ledger.begin_drill("primary", is_live=live, notice_seconds=notice_seconds, seconds=60)
     await services.standing.refresh()
     result = await Attempt(job, services).run()
@@ -111,3 +128,24 @@ async def test_a_live_drill_is_met_by_all_mail_and_the_breaker_hears_of_it(servi
 
 async def test_mail_goes_out_until_the_moment_that_was_announced(services: Services) -> None:
     assert (await attempted(services, "campaign", live=True, notice_seconds=60)).state == "SUCCESS"
+
+
+async def test_mail_that_has_no_other_server_does_not_wait_for_the_end_of_a_live_drill(
+    services: Services,
+) -> None:
+    assert (await attempted(services, "campaign", live=True, stream="transactional")).state == "SUCCESS"
+    assert breaker(services) == []
+
+
+async def test_mail_goes_through_the_server_of_a_live_drill_once_the_other_one_fails(
+    services: Services,
+) -> None:
+    await services.standing.report_fault("secondary", Fault(reason="for the test"))
+    assert (await attempted(services, "campaign", live=True)).state == "SUCCESS"
+
+
+async def test_a_drills_own_mail_never_goes_through_the_server_that_it_declares_dead(
+    services: Services,
+) -> None:
+    assert (await attempted(services, "drill", live=True, stream="transactional")).state == "RETRY"
+    assert state_of(services, "drill") is State.PENDING

@@ -60,6 +60,17 @@ def test_a_drill_is_refused_while_the_other_server_is_not_read(desk: Desk, ledge
     assert "no other server could take over from primary" in refusal(desk, *SEEDS, *SENDER)
 
 
+def test_a_live_drill_is_refused_while_one_stream_has_no_other_server(desk: Desk, ledger: Ledger) -> None:
+    """Also where the one that would be measured has one: the server counts as dead for all mail."""
+    ledger.heartbeat("w1", ["primary", "secondary"], host="here", pid=1, sent_per_second=0.0)
+    file = desk.directory / "campaigns.toml"
+    file.write_text(file.read_text() + '[streams]\nreceipts = ["primary"]\n')
+    said = refusal(desk, *SEEDS, *SENDER, "--live", "--yes")
+    assert "no server but primary can take mail of the stream receipts" in said
+    assert "leave --live out, or give receipts another server" in said
+    assert (ledger.drills(), ledger.campaigns("drill")) == ([], [])
+
+
 def test_a_drill_is_refused_while_another_one_runs(desk: Desk, ledger: Ledger) -> None:
     ledger.heartbeat("w1", ["primary", "secondary"], host="here", pid=1, sent_per_second=0.0)
     ledger.begin_drill("secondary", is_live=False, notice_seconds=0, seconds=60)
