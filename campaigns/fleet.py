@@ -42,13 +42,15 @@ _CHANGED = {
 class Readers:
     """How many live workers read each server's queue, and how many mails per second they send there.
 
-    `capacity_per_second`: how many that could be; not there while nobody knows.
+    `capacity_per_second`: how many that could be; not there while nobody knows. `workers`: all that live,
+    also those that read no queue.
     """
 
     processes: Mapping[str, int]
     sent_per_second: Mapping[str, float]
     is_settled: bool
     capacity_per_second: Mapping[str, float] = field(default_factory=dict)
+    workers: int = 0
 
     def names(self, servers: Sequence[Server]) -> frozenset[str]:
         """Who counts as read. While nobody has been up for long, everybody does: workers start one by one."""
@@ -207,6 +209,10 @@ class Fleet:
         """How many worker processes read the server's queue; 1 while none is known."""
         return max(1, self.readers.processes.get(server, 1))
 
+    def producers(self) -> int:
+        """How many processes give out mail: every worker does, whatever it reads; 1 while none is known."""
+        return max(1, self.readers.workers)
+
     def limit_room(self, server: str) -> int | None:
         """How much mail of others a limited server may be given at once; None: any amount."""
         return self._limit_rooms.get(server)
@@ -362,6 +368,7 @@ class Fleet:
             sent_per_second=rates,
             capacity_per_second=capacities,
             is_settled=now - oldest > READER_SECONDS,
+            workers=len(workers),
         )
 
 

@@ -6,8 +6,9 @@ its message published; a producer that dies in between leaves a `queued` row tha
 
 import logging
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 
 from celery import Celery
@@ -45,6 +46,14 @@ Group = tuple[str, str, str]
 
 Waits = Mapping[str, float]
 """By server: how long its limits hold one more mail to a domain, in seconds."""
+
+
+@dataclass
+class Held:
+    """What waits in the ledger: for how many seconds, by domain and delivery; and what nobody may take."""
+
+    by_domain: dict[str, dict[int, float]] = field(default_factory=lambda: defaultdict(dict))
+    blocked: list[int] = field(default_factory=list)
 
 
 class Producer:
@@ -92,10 +101,12 @@ class Producer:
 
     def _fill(self, urgent: bool, streams: Sequence[str]) -> int:
         room = self._rooms.of(urgent)
-        due = self._within_rates(self._due(room, [one for one in streams if is_urgent(one) is urgent]))
+        due = self._due(room, [one for one in streams if is_urgent(one) is urgent])
         if not due:
             return 0
-        taken = self._ledger.enqueue(self._assign(due, room, urgent))
+        allowed = self._allowed(due)
+        taken = self._ledger.enqueue(self._assign_within(allowed, due, room, urgent))
+        self._give_back(allowed, due, taken)
         self._publish(taken)
         return len(taken)
 
@@ -120,63 +131,102 @@ class Producer:
         self._held_until = {one: until for one, until in self._held_until.items() if until > now}
         return frozenset(self._held_until)
 
-    def _assign(self, due: Sequence[Due], room: dict[str, int], urgent: bool) -> list[tuple[int, str]]:
+    def _allowed(self, due: Sequence[Due]) -> dict[int, int]:
+        """By campaign, how many may go now; of one with a rate what that allows, and it is taken."""
+        counts = Counter((delivery.campaign_id, delivery.rate_per_second) for delivery in due)
+        return {
+            campaign_id: count if rate is None else self._take(campaign_id, rate, count)
+            for (campaign_id, rate), count in counts.items()
+        }
+
+    def _take(self, campaign_id: int, rate: float, wanted: int) -> int:
+        """Less than 0: give back."""
+        grant = self._limits.take(
+            f"campaign:{campaign_id}",
+            rate,
+            wanted,
+            burst_seconds=CAMPAIGN_BURST_SECONDS,
+            processes=self._fleet.producers(),
+        )
+        if grant.granted < wanted:
+            self._held_until[campaign_id] = self._monotonic() + min(grant.wait_seconds, MOST_HELD_SECONDS)
+        return grant.granted
+
+    def _give_back(
+        self, allowed: Mapping[int, int], due: Sequence[Due], taken: Sequence[QueuedDelivery]
+    ) -> None:
+        """What a rate allowed and no mail used: there was no room, or others had taken the mail."""
+        used = Counter(delivery.campaign_id for delivery in taken)
+        rates = {delivery.campaign_id: delivery.rate_per_second for delivery in due}
+        for campaign_id, rate in rates.items():
+            unused = allowed[campaign_id] - used[campaign_id]
+            if rate is not None and unused > 0:
+                self._take(campaign_id, rate, -unused)
+                self._held_until.pop(campaign_id, None)
+
+    def _assign_within(
+        self, allowed: Mapping[int, int], due: Sequence[Due], room: dict[str, int], urgent: bool
+    ) -> list[tuple[int, str]]:
+        """As many of each campaign as it is allowed: for each that has to wait, its next is looked at."""
+        self._look_at_domains(due)
         assignments: list[tuple[int, str]] = []
-        for (group, full), members in self._grouped(due).items():
+        held = Held()
+        left = dict(allowed)
+        offered, rest = _first_of(due, left)
+        while offered:
+            assigned = self._assign(offered, room, urgent, held)
+            assignments += assigned
+            campaigns = {delivery.delivery_id: delivery.campaign_id for delivery in offered}
+            for delivery_id, _ in assigned:
+                left[campaigns[delivery_id]] -= 1
+            offered, rest = _first_of(rest, left)
+        self._postpone(held)
+        return assignments
+
+    def _postpone(self, held: Held) -> None:
+        for domain, seconds in held.by_domain.items():
+            self._ledger.postpone_each(seconds, f"held by the limits of {domain}")
+        if held.blocked:
+            self._ledger.postpone(held.blocked, POSTPONE_SECONDS)
+
+    def _assign(
+        self, due: Sequence[Due], room: dict[str, int], urgent: bool, held: Held
+    ) -> list[tuple[int, str]]:
+        assignments: list[tuple[int, str]] = []
+        for (group, full), members in self._grouped(due, held).items():
             open_room = {name: 0 if name in full else places for name, places in room.items()}
             rest = self._probes(group, members, open_room, assignments)
-            assignments += self._split(group, rest, open_room, full)
+            assignments += self._split(group, rest, open_room, full, held)
             room.update({name: places for name, places in open_room.items() if name not in full})
         for _, server in assignments:
             self._rooms.take(server, urgent)
         return assignments
 
-    def _within_rates(self, due: Sequence[Due]) -> list[Due]:
-        """Of a campaign with a rate, as many as that allows now; the rest stays due."""
-        by_campaign: dict[int, list[Due]] = defaultdict(list)
-        for delivery in due:
-            by_campaign[delivery.campaign_id].append(delivery)
-        return [
-            delivery for members in by_campaign.values() for delivery in members[: self._allowed(members)]
-        ]
-
-    def _allowed(self, members: Sequence[Due]) -> int:
-        rate = members[0].rate_per_second
-        if rate is None:
-            return len(members)
-        campaign_id = members[0].campaign_id
-        grant = self._limits.take(
-            f"campaign:{campaign_id}", rate, len(members), burst_seconds=CAMPAIGN_BURST_SECONDS
-        )
-        if grant.granted < len(members):
-            self._held_until[campaign_id] = self._monotonic() + min(grant.wait_seconds, MOST_HELD_SECONDS)
-        return grant.granted
-
-    def _grouped(self, due: Sequence[Due]) -> Mapping[tuple[Group, frozenset[str]], list[Due]]:
+    def _grouped(self, due: Sequence[Due], held: Held) -> Mapping[tuple[Group, frozenset[str]], list[Due]]:
         """What may be split together, and the servers whose limits hold mail to its domain now.
 
-        Mail that is held by all of them waits in the ledger, each until its turn.
+        Mail that is held by all of them is to wait in the ledger, each until its turn: it goes to `held`.
         """
         waits = self._domain_waits(due)
         by_domain = self._fleet.has_blocks
         groups: dict[tuple[Group, frozenset[str]], list[Due]] = defaultdict(list)
-        held: dict[str, dict[int, float]] = defaultdict(dict)
         for delivery in due:
             wait = waits.get(delivery.delivery_id, {})
             full = frozenset(name for name, seconds in wait.items() if seconds > LEAST_WAIT_SECONDS)
             if wait and len(full) == len(wait):
-                held[delivery.domain][delivery.delivery_id] = min(wait.values())
+                held.by_domain[delivery.domain][delivery.delivery_id] = min(wait.values())
                 continue
             domain = delivery.domain if by_domain else ""
             groups[(delivery.stream, delivery.sender, domain), full].append(delivery)
-        for domain, seconds in held.items():
-            self._ledger.postpone_each(seconds, f"held by the limits of {domain}")
         return groups
+
+    def _look_at_domains(self, due: Sequence[Due]) -> None:
+        if self._allowance.has_domain_limits:
+            self._allowance.refresh({delivery.domain for delivery in due})
 
     def _domain_waits(self, due: Sequence[Due]) -> Mapping[int, Waits]:
         if not self._allowance.has_domain_limits:
             return {}
-        self._allowance.refresh({delivery.domain for delivery in due})
         return {
             delivery.delivery_id: self._allowance.domain_waits(
                 self._fleet.usable(delivery.stream, delivery.sender, delivery.domain),
@@ -201,12 +251,18 @@ class Producer:
         return list(rest)
 
     def _split(
-        self, group: Group, members: Sequence[Due], room: dict[str, int], full: frozenset[str]
+        self,
+        group: Group,
+        members: Sequence[Due],
+        room: dict[str, int],
+        full: frozenset[str],
+        held: Held,
     ) -> list[tuple[int, str]]:
         stream, sender, domain = group
         usable = tuple(name for name in self._fleet.usable(stream, sender, domain) if name not in full)
         if not usable or not members:
-            self._postpone_blocked(group, members)
+            if self._fleet.blocked(*group):
+                held.blocked += [delivery.delivery_id for delivery in members]
             return []
         result = routing.assign(
             members,
@@ -248,13 +304,20 @@ class Producer:
         self._moved.add(stream, count)
         return count
 
-    def _postpone_blocked(self, group: Group, members: Sequence[Due]) -> None:
-        if members and self._fleet.blocked(*group):
-            self._ledger.postpone([delivery.delivery_id for delivery in members], POSTPONE_SECONDS)
-
     def _publish(self, taken: Sequence[QueuedDelivery], *, ahead: bool = False) -> None:
         try:
             if taken:
                 publish_deliveries(self._app, taken, ahead=ahead)
         except BrokerUnavailable:
             log.warning("the broker is away; what was queued is published later", extra={"count": len(taken)})
+
+
+def _first_of(due: Sequence[Due], allowed: Mapping[int, int]) -> tuple[list[Due], list[Due]]:
+    """As many of each campaign as it is allowed, and the rest of those that are allowed anything."""
+    left = dict(allowed)
+    first: list[Due] = []
+    rest: list[Due] = []
+    for delivery in due:
+        (first if left[delivery.campaign_id] > 0 else rest).append(delivery)
+        left[delivery.campaign_id] -= 1
+    return first, [delivery for delivery in rest if allowed[delivery.campaign_id] > 0]

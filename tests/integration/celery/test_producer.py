@@ -1,5 +1,7 @@
 """Who gets the places when there are few: a real producer, ledger and broker."""
 
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from campaigns.producer import Producer
 from campaigns.rooms import PROBES
 from campaigns.settings import Settings
 from campaigns.states import State
-from tests.crowd import Crowd
+from tests.crowd import Crowd, new_recipients
 
 DAILY = 1 / 86_400
 
@@ -141,3 +143,75 @@ def test_a_cold_server_is_tried_with_mail_only_when_no_hot_one_can_take_it(
     Crowd(ledger, 20)
     producer.run_once()
     assert ledger.queued_counts()["two"] == PROBES
+
+
+def limited(settings: Settings) -> Settings:
+    """The same, with a domain that takes one mail a second."""
+    return Settings.model_validate(
+        {**settings.model_dump(exclude_unset=True), "limits": {"slow.example": "1/s"}}
+    )
+
+
+def slow_first(ledger: Ledger, settings: Settings, slow: int, others: int) -> Crowd:
+    """`slow` recipients at a domain with a limit, and then some at another; 10/s, of which ten may go now."""
+    crowd = Crowd(ledger, 0, send=False, rate_per_second=10.0)
+    assert left_of_rate(settings, crowd, -10) == 0
+    ledger.add_recipients(crowd.campaign_id, new_recipients(slow, domain="slow.example"))
+    ledger.add_recipients(crowd.campaign_id, new_recipients(others, slow))
+    ledger.send(crowd.name)
+    crowd.ids = [delivery.id for delivery in ledger.deliveries(crowd.name)]
+    return crowd
+
+
+def left_of_rate(settings: Settings, crowd: Crowd, wanted: int = 10) -> int:
+    limits = Limits(settings.state_url)
+    granted = limits.take(f"campaign:{crowd.campaign_id}", 10.0, wanted, burst_seconds=1.0).granted
+    limits.close()
+    return granted
+
+
+def queued_of(crowd: Crowd, ids: Sequence[int]) -> int:
+    return sum(crowd.state(one) is State.QUEUED for one in ids)
+
+
+def test_mail_that_a_domains_limit_holds_uses_up_nothing_of_its_campaigns_rate(
+    ledger: Ledger, app: Celery, settings: Settings, board: HealthBoard
+) -> None:
+    settings = limited(settings)
+    producer = Producer(ledger, app, settings, Fleet(settings, ledger, board))
+    crowd = slow_first(ledger, settings, 60, 60)
+    assert 9 <= producer.run_once() <= 11
+    assert queued_of(crowd, crowd.ids[60:]) >= 6
+
+
+def test_what_a_rate_allowed_and_no_mail_used_is_given_back(
+    ledger: Ledger, app: Celery, settings: Settings, board: HealthBoard
+) -> None:
+    settings = limited(settings)
+    producer = Producer(ledger, app, settings, Fleet(settings, ledger, board))
+    crowd = slow_first(ledger, settings, 60, 0)
+    assert 1 <= producer.run_once() <= 4
+    assert left_of_rate(settings, crowd) >= 6
+
+
+def test_mail_that_nobody_may_take_uses_up_nothing_of_its_campaigns_rate(
+    ledger: Ledger, producer: Producer, settings: Settings
+) -> None:
+    crowd = slow_first(ledger, settings, 20, 20)
+    ledger.add_block("one", domain="slow.example", reason="for the test")
+    producer.run_once()
+    assert queued_of(crowd, crowd.ids[20:]) >= 10
+
+
+def test_while_redis_is_away_each_of_all_workers_takes_its_part_of_a_campaigns_rate(
+    ledger: Ledger, app: Celery, settings: Settings, board: HealthBoard
+) -> None:
+    settings = settings.model_copy(update={"state": "redis://127.0.0.1:1/0"})
+    for name, servers in (("first", ["one"]), ("second", ["two"]), ("third", ["two"]), ("control", [])):
+        ledger.heartbeat(name, servers, host="here", pid=1, sent_per_second=0.0)
+    producer = Producer(ledger, app, settings, Fleet(settings, ledger, board))
+    crowd = Crowd(ledger, 40, rate_per_second=20.0)
+    producer.run_once()
+    time.sleep(1.1)
+    producer.run_once()
+    assert 2 <= crowd.in_state(State.QUEUED) <= 7
