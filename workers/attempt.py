@@ -7,6 +7,7 @@ is spoken to. What comes of an attempt is a value; an exception here is a surpri
 """
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -86,11 +87,12 @@ class Attempt:
         self._services = services
         self._domain = ""
         self._stopping = False
+        self._is_terminated = False
         self._is_connecting = False
         self._broken_off_at: Phase | None = None
         self._is_reported = False
         self._connection: SmtpConnection | None = None
-        self._task: asyncio.Task[object] | None = None
+        self._task: asyncio.Task[TaskResult | None] | None = None
         self._started = time.monotonic()
 
     def __repr__(self) -> str:
@@ -124,8 +126,28 @@ class Attempt:
             self._task.cancel()
 
     async def run(self) -> TaskResult | None:
-        """Returns what Flower is to show; None when the attempt was stopped before it claimed anything."""
-        self._task = asyncio.current_task()
+        """Returns what Flower is to show; None when the attempt was stopped before it claimed anything.
+
+        Who cancels this (`revoke --terminate`) stops the attempt, which ends in order: what was claimed is
+        never left to a lease that nobody lets go.
+        """
+        self._task = asyncio.create_task(self._run())
+        try:
+            return await asyncio.shield(self._task)
+        except asyncio.CancelledError:
+            await self._end(self._task)
+            raise
+
+    async def _end(self, task: asyncio.Task[TaskResult | None]) -> None:
+        """As a shutdown does it: the reply to a dot has its time, unless there was a stop before."""
+        even_at_the_dot, self._is_terminated = self._stopping, not self._stopping
+        while not task.done():
+            self.stop(even_at_the_dot=even_at_the_dot)
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({task}, timeout=self._services.delivery.shutdown_seconds)
+            even_at_the_dot = True
+
+    async def _run(self) -> TaskResult | None:
         try:
             while True:
                 try:
@@ -194,13 +216,12 @@ class Attempt:
         finally:
             self._is_connecting = False
 
-    def _broken_off(self, cancelled: asyncio.CancelledError) -> SmtpResult:
-        """What it comes to that we did this ourselves; somebody else's cancellation goes on."""
+    def _broken_off(self) -> SmtpResult:
+        """What it comes to that it was broken off; whoever did it, a delivery that is claimed is settled."""
         if self._broken_off_at is not None:
             return self._given_up()
-        if not self._stopping:
-            raise cancelled
-        return _stopped(Stop.SHUTDOWN, dot_sent=self.step is Step.AT_DOT)
+        detail = "its task was terminated" if self._is_terminated else ""
+        return _stopped(Stop.SHUTDOWN, dot_sent=self.step is Step.AT_DOT, detail=detail)
 
     def _given_up(self) -> SmtpResult:
         """What it comes to that we broke it off; nobody else's cancellation is taken back."""
@@ -215,13 +236,13 @@ class Attempt:
     async def _settle_whatever_happens(
         self, letter: Letter, claimed: Claimed, probe: Probe, lease: Lease, result: SmtpResult
     ) -> TaskResult:
-        """What the server said is recorded even if nobody waits for the task any more."""
+        """What the server said is recorded even if the worker ends: it waits for what is settling."""
         self._is_reported = True
         settling = asyncio.create_task(self._settle(letter, claimed, probe, result))
         self._services.settling.add(settling)
         settling.add_done_callback(self._services.settling.discard)
         settling.add_done_callback(lambda _: self._services.leases.let_go(lease))
-        return await asyncio.shield(settling)
+        return await settling
 
     @property
     def _pool(self) -> ConnectionPool:
@@ -270,8 +291,8 @@ class Attempt:
             return await self._send(rendered, lease)
         except SmtpFailure as failure:
             return failure.result
-        except asyncio.CancelledError as cancelled:
-            return self._broken_off(cancelled)
+        except asyncio.CancelledError:
+            return self._broken_off()
         except Exception:
             log.error(
                 "an attempt failed in a way that nobody expected\n%s",
@@ -449,9 +470,9 @@ class Attempt:
         )
 
 
-def _stopped(stop: Stop, *, dot_sent: bool = False) -> SmtpResult:
+def _stopped(stop: Stop, *, dot_sent: bool = False, detail: str = "") -> SmtpResult:
     phase = Phase.DOT if dot_sent else Phase.COMMIT
-    return SmtpResult(phase=phase, reply=None, fault=None, dot_sent=dot_sent, stop=stop)
+    return SmtpResult(phase=phase, reply=None, fault=None, dot_sent=dot_sent, stop=stop, detail=detail)
 
 
 def _surprise(*, dot_sent: bool) -> SmtpResult:

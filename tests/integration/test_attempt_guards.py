@@ -18,7 +18,7 @@ from campaigns.queues import TaskResult, create_app
 from campaigns.settings import load_settings
 from campaigns.states import State
 from tests.crowd import Crowd
-from workers.attempt import Attempt, Job
+from workers.attempt import Attempt, Job, Step
 from workers.leases import LeaseKeeper
 from workers.services import Services
 
@@ -106,6 +106,70 @@ async def test_a_warm_shutdown_waits_for_the_reply_to_the_dot(
     attempt.stop()
     await task
     assert crowd.state() is State.SENT
+
+
+async def until(attempt: Attempt, step: Step) -> None:
+    while attempt.step is not step:  # noqa: ASYNC110 - the moment itself is wanted
+        await asyncio.sleep(0)
+
+
+async def terminated(task: asyncio.Task[TaskResult | None]) -> None:
+    """As `revoke --terminate` does it."""
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.parametrize("step", [Step.CLAIMING, Step.SENDING])
+async def test_mail_whose_task_is_terminated_before_the_dot_is_free_at_once(
+    services: Services, server: ScriptedSmtpServer, step: Step
+) -> None:
+    crowd = Crowd(services.ledger)
+    crowd.queue()
+    server.script.set(Misbehaviour(phase="rcpt", action="delay", seconds=30))
+    attempt = attempt_of(services, crowd)
+    task = asyncio.create_task(attempt.run())
+    await until(attempt, step)
+    await terminated(task)
+    row = crowd.row(crowd.ids[0])
+    assert (row["state"], row["crashes"]) == ("pending", 0)
+    assert row["next_attempt_at"] <= services.ledger.now()
+    assert len(services.leases) == 0
+    assert server.stats["dots"] == 0
+
+
+async def test_a_reply_that_comes_to_a_terminated_task_at_its_dot_is_recorded(
+    services: Services, server: ScriptedSmtpServer
+) -> None:
+    crowd = Crowd(services.ledger)
+    crowd.queue()
+    server.script.set(Misbehaviour(phase="dot", action="delay", seconds=0.3))
+    await terminated(await at_its_dot(attempt_of(services, crowd), server))
+    assert crowd.state() is State.SENT
+    assert len(services.leases) == 0
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_terminated_task_without_a_reply_to_its_dot_leaves_an_uncertain(
+    services: Services, server: ScriptedSmtpServer, times: int
+) -> None:
+    """After the time that a shutdown gives it; or at once, when it is told so twice."""
+    crowd = Crowd(services.ledger)
+    crowd.queue()
+    shutdown_seconds = 0.3 if times == 1 else 30.0
+    services.settings = services.settings.model_copy(
+        update={"delivery": services.delivery.model_copy(update={"shutdown_seconds": shutdown_seconds})}
+    )
+    server.script.set(Misbehaviour(phase="dot", action="delay", seconds=30))
+    task = await at_its_dot(attempt_of(services, crowd), server)
+    if times == 2:
+        task.cancel()
+        await asyncio.sleep(0.1)
+        assert crowd.state() is State.COMMITTING
+    await asyncio.wait_for(terminated(task), 5)
+    row = crowd.row(crowd.ids[0])
+    assert (row["state"], row["reply"]) == ("uncertain", "dot shutdown: its task was terminated")
+    assert len(services.leases) == 0
 
 
 async def test_a_claim_that_was_answered_late_has_the_rest_of_its_lease(
