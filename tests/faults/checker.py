@@ -5,7 +5,9 @@ D  no recipient's mail is accepted twice, over all servers, unless an operator h
 T  `sent` means that a server accepted it
 H  what a server accepted is `sent` or `uncertain`
 U  no more is uncertain than faults can have met after a commit point
-L  everything else is final soon after the last fault was healed
+L  everything else is final soon after the last fault was healed, or after the last sending without one
+R  whoever is `failed` was refused, given up after deferrals for long enough, or cost too many workers
+K  no commit point is passed while the campaign does not run
 F  the next server is handed a dot only after a definite refusal, or no dot, on the one before
 B  the bytes, header and envelope that arrived are those that were expected
 P  no address and no secret where others may look
@@ -14,6 +16,7 @@ S  no change by a stale attempt: legal, under the attempt's own fence, and no do
 
 from __future__ import annotations
 
+import bisect
 import email
 import email.policy
 import itertools
@@ -22,6 +25,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from campaigns.classifier import stated_wait
 from campaigns.demo.mail_record import AcceptedMail
 from campaigns.states import ALIVE, FINAL, State, Status, is_legal
 from tests.faults.history import CampaignSeen, Change, DeliverySeen, Expected, History, Report
@@ -31,6 +35,10 @@ __all__ = ["Violation", "judge"]
 _ADDRESS = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]+@[\w.-]+\w")
 _ALWAYS = {"date", "message-id", "mime-version", "content-type", "content-transfer-encoding"}
 _HELD = frozenset({State.CLAIMED, State.COMMITTING})
+_JITTER = 1.2
+_SLACK_SECONDS = 60.0
+_CLOCK_SECONDS = 2.0
+"""What a worker thinks of the database's clock may be so far off."""
 _AT_REST = frozenset({Status.DRAFT, Status.SCHEDULED, Status.PAUSED})
 
 
@@ -52,8 +60,8 @@ def judge(history: History) -> list[Violation]:
     found = [
         violation
         for question in (
-            _complete, _duplicates, _sent_is_accepted, _accepted_is_held, _uncertain, _late, _failover,
-            _bytes, _private, _stale,
+            _complete, _duplicates, _sent_is_accepted, _accepted_is_held, _uncertain, _late, _reasons,
+            _kept_back, _failover, _bytes, _private, _stale,
         )
         for violation in question(history)
     ]  # fmt: skip
@@ -67,7 +75,7 @@ def _complete(history: History) -> Iterator[Violation]:
     for campaign in history.campaigns:
         yield from _counted(campaign, history.of_campaign.get(campaign.name, []))
     for delivery in history.deliveries:
-        if delivery.state in ALIVE and not _wakes(delivery):
+        if delivery.state in ALIVE and not _wakes(history, delivery):
             yield _of(delivery, "C", f"is {delivery.state}, and nothing wakes it")
 
 
@@ -96,12 +104,18 @@ def _counted(campaign: CampaignSeen, rows: Sequence[DeliverySeen]) -> Iterator[V
         yield Violation(property="C", what=f"{campaign.name} still runs, and nobody is alive")
 
 
-def _wakes(delivery: DeliverySeen) -> bool:
+def _wakes(history: History, delivery: DeliverySeen) -> bool:
     if delivery.state is State.PENDING:
-        return delivery.next_attempt_at is not None
+        return delivery.next_attempt_at is not None and delivery.next_attempt_at <= _latest(history, delivery)
     if delivery.state is State.QUEUED:
         return delivery.server is not None and delivery.queued_at is not None
     return delivery.lease_until is not None
+
+
+def _latest(history: History, delivery: DeliverySeen) -> float:
+    """No mail waits for longer than the longest wait there is, or than it was asked to, and a fifth."""
+    longest = max(history.longest_wait_seconds, stated_wait(delivery.reply or "") or 0.0)
+    return history.seen_at + longest * _JITTER + _SLACK_SECONDS
 
 
 # D, T, H
@@ -161,14 +175,15 @@ def _uncertain(history: History) -> Iterator[Violation]:
 
 
 def _late(history: History) -> Iterator[Violation]:
-    deadline = history.healed_at + history.final_within_seconds
+    since = history.quiet_since
     at_rest = {campaign.name for campaign in history.campaigns if campaign.status in _AT_REST}
     for delivery in history.deliveries:
         if delivery.state is State.UNCERTAIN or delivery.campaign in at_rest:
             continue
-        if delivery.state in FINAL and history.faults and delivery.updated_at > deadline:
-            late = delivery.updated_at - history.healed_at
-            yield _of(delivery, "L", f"{delivery.state} only {late:.1f} s after everything was healed")
+        late = 0.0 if since is None else delivery.updated_at - since
+        if delivery.state in FINAL and late > history.final_within_seconds:
+            what = "everything was healed" if history.faults else "the last campaign was sent"
+            yield _of(delivery, "L", f"{delivery.state} only {late:.1f} s after {what}")
         elif delivery.state in ALIVE and not _waits_for_its_recipient(delivery, history.seen_at):
             yield _of(delivery, "L", f"is still {delivery.state} when all has come to rest")
 
@@ -176,6 +191,53 @@ def _late(history: History) -> Iterator[Violation]:
 def _waits_for_its_recipient(delivery: DeliverySeen, now: float) -> bool:
     waits = delivery.state is State.PENDING and (delivery.next_attempt_at or 0.0) > now
     return waits and delivery.deferrals > 0
+
+
+# R
+
+
+def _reasons(history: History) -> Iterator[Violation]:
+    for delivery in history.deliveries:
+        if delivery.state is not State.FAILED:
+            continue
+        told = [one for one in history.reports_of.get(delivery.id, []) if one.fence == delivery.fence]
+        if not any(_is_reason_to_fail(history, delivery, report) for report in told):
+            words = ", ".join(f"{one.outcome} at {one.phase} {one.code}" for one in told)
+            yield _of(delivery, "R", f"is failed without a reason: {words or 'nothing was reported'}")
+
+
+def _is_reason_to_fail(history: History, delivery: DeliverySeen, report: Report) -> bool:
+    """A refusal, also of our own where a letter cannot be rendered; or it was tried for long enough."""
+    if report.outcome == "rejected" or report.outcome.startswith("policy"):
+        return True
+    changes = history.changes_of.get(delivery.id, [])
+    retried = max((change.new_fence for change in changes if change.is_operators_retry), default=0)
+    if report.outcome == "crashed":
+        reports = history.reports_of[delivery.id]
+        crashes = sum(one.outcome == "crashed" and one.fence > retried for one in reports)
+        return crashes >= history.max_crashes
+    if report.outcome == "deferred":
+        claims = [one.at for one in changes if one.new_state is State.CLAIMED and one.new_fence > retried]
+        tried_seconds = report.at - min(claims, default=report.at)
+        return tried_seconds >= history.give_up_after_seconds - _CLOCK_SECONDS
+    return False
+
+
+# K
+
+
+def _kept_back(history: History) -> Iterator[Violation]:
+    for campaign in history.campaigns:
+        statuses = history.statuses_of.get(campaign.name, [])
+        first = statuses[0].old_status if statuses else campaign.status
+        after = [first, *(change.new_status for change in statuses)]
+        numbers = [change.seq for change in statuses]
+        for delivery in history.of_campaign.get(campaign.name, []):
+            for commit in _commit_points(history, delivery.id):
+                status = after[bisect.bisect(numbers, commit.seq)]
+                if status is not Status.RUNNING:
+                    what = f"fence {commit.new_fence} passed its commit point while the campaign was {status}"
+                    yield _of(delivery, "K", what)
 
 
 # F

@@ -1,7 +1,9 @@
 """The record of a run with faults: what the servers, the ledger and the fault injector each wrote down.
 
 The servers note a mail durably before they answer its dot. Of the ledger, triggers keep every change of a
-delivery's state or fence, in its order, whoever made it; the product knows nothing of them. The checker
+delivery's state or fence and of a campaign's status, all in one order, whoever made it; the product knows
+nothing of them. A status changes under a lock that no change of a delivery passes, so that the order of the
+two is that of their transactions. The checker
 (`tests.faults.checker`) judges a `History` and does no I/O.
 """
 
@@ -19,9 +21,11 @@ from typing import TypeVar
 
 from sqlalchemy import text
 
+from campaigns.classifier import load_rules
 from campaigns.database import Database
 from campaigns.demo.mail_record import AcceptedMail
 from campaigns.ledger import Ledger
+from campaigns.settings import Delivery
 from campaigns.states import State, Status
 
 __all__ = [
@@ -33,27 +37,37 @@ __all__ = [
     "FaultLog",
     "History",
     "Report",
+    "StatusChange",
     "collect",
     "watch",
 ]
 
+_LONGEST_OWN_SECONDS = 60.0
+"""What the product lets a mail wait of itself: at a brake, for a full server, after a refusal by policy."""
 _MESSAGE_ID = re.compile(r"<(?P<token>[^.>]+)\.(?P<delivery>\d+)@")
 _COLUMNS = "old_state, new_state, old_fence, new_fence, old_server, new_server, old_owner, new_owner"
 _TABLE = (
     "CREATE TABLE IF NOT EXISTS change_log (seq {key} PRIMARY KEY, delivery_id bigint,"
     " old_state text, new_state text, old_fence bigint, new_fence bigint, old_server text, new_server text,"
-    " old_owner text, new_owner text, at double precision)"
+    " old_owner text, new_owner text, at double precision, campaign text, old_status text, new_status text)"
 )
 _INSERT = (
     f"INSERT INTO change_log (delivery_id, {_COLUMNS}, at) VALUES (NEW.id, OLD.state, NEW.state, OLD.fence,"
     " NEW.fence, OLD.server, NEW.server, OLD.owner, NEW.owner, NEW.updated_at)"
 )
 _WHEN = "OLD.state <> NEW.state OR OLD.fence <> NEW.fence"
+_INSERT_STATUS = (
+    "INSERT INTO change_log (campaign, old_status, new_status, at) VALUES (NEW.name, OLD.status, NEW.status,"
+    " CASE WHEN NEW.status = 'running' THEN NEW.running_since END)"
+)
+_WHEN_STATUS = "OLD.status <> NEW.status"
 _WATCH = {
     "sqlite": (
         _TABLE.format(key="INTEGER"),
         f"CREATE TRIGGER IF NOT EXISTS watch_delivery AFTER UPDATE ON delivery WHEN {_WHEN}"
         f" BEGIN {_INSERT}; END",
+        f"CREATE TRIGGER IF NOT EXISTS watch_campaign AFTER UPDATE ON campaign WHEN {_WHEN_STATUS}"
+        f" BEGIN {_INSERT_STATUS}; END",
     ),
     "postgresql": (
         _TABLE.format(key="bigserial"),
@@ -61,6 +75,10 @@ _WATCH = {
         " RETURN NULL; END $$ LANGUAGE plpgsql",
         f"CREATE OR REPLACE TRIGGER watch_delivery AFTER UPDATE ON delivery FOR EACH ROW WHEN ({_WHEN})"
         " EXECUTE FUNCTION watch_delivery()",
+        f"CREATE OR REPLACE FUNCTION watch_campaign() RETURNS trigger AS $$ BEGIN {_INSERT_STATUS};"
+        " RETURN NULL; END $$ LANGUAGE plpgsql",
+        "CREATE OR REPLACE TRIGGER watch_campaign AFTER UPDATE ON campaign FOR EACH ROW"
+        f" WHEN ({_WHEN_STATUS}) EXECUTE FUNCTION watch_campaign()",
     ),
 }
 
@@ -103,6 +121,20 @@ class Change:
     def is_operators_retry(self) -> bool:
         """Only an operator's retry raises the fence without a claim."""
         return self.new_state is State.PENDING and self.new_fence > self.old_fence
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StatusChange:
+    """One change of a campaign's status, numbered together with those of the deliveries.
+
+    `at`: when it began to run, by the database's clock; None for the other statuses.
+    """
+
+    seq: int
+    campaign: str
+    old_status: Status
+    new_status: Status
+    at: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,11 +204,16 @@ class History:
     changes: Sequence[Change]
     reports: Sequence[Report]
     accepted: Sequence[AcceptedMail]
+    status_changes: Sequence[StatusChange] = ()
     faults: Sequence[Fault] = ()
     seen_at: float = 0.0
     """When it was collected, by the database's clock."""
     final_within_seconds: float = 60.0
-    """After the last fault was healed."""
+    """After the last fault was healed; where there was none, after the last campaign began to run."""
+    longest_wait_seconds: float = 14400.0
+    """The longest that any rule or setting lets a mail wait; what a reply asks for may be more."""
+    give_up_after_seconds: float = 172800.0
+    max_crashes: int = 5
     expected: Mapping[int, Expected] = field(default_factory=dict)
     """By delivery."""
     dumps: Mapping[str, str] = field(default_factory=dict)
@@ -188,6 +225,18 @@ class History:
     def healed_at(self) -> float:
         """When the last fault was over; the start of time if there was none."""
         return max((fault.healed_at or self.seen_at for fault in self.faults), default=0.0)
+
+    @property
+    def quiet_since(self) -> float | None:
+        """From when on nothing kept anybody from being final; None where nobody knows."""
+        if self.faults:
+            return self.healed_at
+        return max((change.at for change in self.status_changes if change.at is not None), default=None)
+
+    @cached_property
+    def statuses_of(self) -> dict[str, list[StatusChange]]:
+        in_order = sorted(self.status_changes, key=lambda change: change.seq)
+        return _grouped(in_order, lambda change: change.campaign)
 
     @cached_property
     def of_campaign(self) -> dict[str, list[DeliverySeen]]:
@@ -278,7 +327,7 @@ class FaultLog:
 
 
 def watch(database: Database) -> None:
-    """From now on keep every change of a delivery's state or fence."""
+    """From now on keep every change of a delivery's state or fence, and of a campaign's status."""
     with database.write() as connection:
         for statement in _WATCH[database.dialect]:
             connection.exec_driver_sql(statement)
@@ -295,8 +344,13 @@ def collect(
     secrets: Sequence[str] = (),
     final_within_seconds: float = 60.0,
     resends: bool = False,
+    rules: Delivery | None = None,
 ) -> History:
-    """Read everything. `emails`: by campaign, whom it was to reach; `expected`: what each must have got."""
+    """Read everything. `emails`: by campaign, whom it was to reach; `expected`: what each must have got.
+
+    `rules`: how mail is tried, if not by default.
+    """
+    rules = rules or Delivery()
     deliveries = _deliveries(database)
     return History(
         campaigns=_campaigns(database, emails or {}, resends=resends),
@@ -304,13 +358,22 @@ def collect(
         changes=_changes(database),
         reports=_reports(database),
         accepted=tuple(accepted),
+        status_changes=_status_changes(database),
         faults=tuple(faults),
         seen_at=database.now(),
         final_within_seconds=final_within_seconds,
+        longest_wait_seconds=_longest_wait_seconds(rules),
+        give_up_after_seconds=rules.give_up_after_seconds,
+        max_crashes=rules.max_crashes,
         expected={one.id: expected(one) for one in deliveries} if expected else {},
         dumps=dict(dumps or {}),
         secrets=tuple(secrets),
     )
+
+
+def _longest_wait_seconds(rules: Delivery) -> float:
+    known = (rule.wait_seconds or 0.0 for rule in load_rules())
+    return max(_LONGEST_OWN_SECONDS, *rules.retry_after_seconds, *known)
 
 
 def _campaigns(
@@ -351,7 +414,9 @@ def _deliveries(database: Database) -> tuple[DeliverySeen, ...]:
 
 
 def _changes(database: Database) -> tuple[Change, ...]:
-    sql = f"SELECT seq, delivery_id, {_COLUMNS}, at FROM change_log ORDER BY seq"
+    sql = (
+        f"SELECT seq, delivery_id, {_COLUMNS}, at FROM change_log WHERE delivery_id IS NOT NULL ORDER BY seq"
+    )
     with database.read() as connection:
         return tuple(
             Change(
@@ -360,6 +425,24 @@ def _changes(database: Database) -> tuple[Change, ...]:
                     "old_state": State(row.old_state),
                     "new_state": State(row.new_state),
                 }
+            )
+            for row in connection.execute(text(sql))
+        )
+
+
+def _status_changes(database: Database) -> tuple[StatusChange, ...]:
+    sql = (
+        "SELECT seq, campaign, old_status, new_status, at FROM change_log"
+        " WHERE campaign IS NOT NULL ORDER BY seq"
+    )
+    with database.read() as connection:
+        return tuple(
+            StatusChange(
+                seq=row.seq,
+                campaign=row.campaign,
+                old_status=Status(row.old_status),
+                new_status=Status(row.new_status),
+                at=row.at,
             )
             for row in connection.execute(text(sql))
         )

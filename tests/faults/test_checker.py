@@ -18,6 +18,7 @@ from tests.faults.history import (
     FaultLog,
     History,
     Report,
+    StatusChange,
     collect,
     watch,
 )
@@ -163,6 +164,10 @@ GOOD = History(
         _report(6, "rejected", 13.0, phase="rcpt"),
         _report(7, "unreachable", 14.0, phase="body"),
     ],
+    status_changes=[
+        StatusChange(seq=1, campaign="spring", old_status=Status.DRAFT, new_status=Status.RUNNING, at=9.0),
+        StatusChange(seq=10_000, campaign="spring", old_status=Status.RUNNING, new_status=Status.FINISHED),
+    ],
     accepted=[_mail(1), _mail(2, TWO), _mail(3), _mail(4, at=10.5), _mail(4), _mail(5)],
     faults=[Fault(kind="kill", began_at=10.0, healed_at=11.0, may_leave_uncertain=1)],
     seen_at=20.0,
@@ -205,6 +210,22 @@ def _mails(*more: AcceptedMail, without: int = 0) -> History:
     return replace(GOOD, accepted=[*kept, *more])
 
 
+def _failed(outcome: str, **changes: Any) -> History:
+    """The one that is failed had this report, and no other."""
+    reports = [one for one in GOOD.reports if one.delivery_id != 6]
+    return replace(GOOD, reports=[*reports, _report(6, outcome, 13.0, **{"phase": "rcpt", **changes})])
+
+
+def _stood_still(status: Status, before: int, until: int) -> History:
+    """The campaign stood still between these changes."""
+    stops = [
+        StatusChange(seq=before, campaign="spring", old_status=Status.RUNNING, new_status=status),
+        StatusChange(seq=until, campaign="spring", old_status=status, new_status=Status.RUNNING, at=9.0),
+    ]
+    first, last = GOOD.status_changes
+    return replace(GOOD, status_changes=[last, *stops, first])
+
+
 def _without_report(number: int, outcome: str) -> History:
     reports = [one for one in GOOD.reports if (one.delivery_id, one.outcome) != (number, outcome)]
     return replace(GOOD, reports=reports)
@@ -226,6 +247,7 @@ BAD = {
     "C: running with nobody alive": ("C", _campaign(status=Status.RUNNING)),
     "C: pending without a time": ("C", _row(7, state=P)),
     "C: queued without a time": ("C", _row(7, state=Q)),
+    "C: pending for a thousand years": ("C", _row(7, state=P, next_attempt_at=3e10, deferrals=1)),
     "C: claimed without a lease": ("C", _row(7, state=C)),
     "D: accepted by both": ("D", _mails(_mail(1, TWO, at=12.9))),
     "D: accepted twice by one": ("D", _mails(_mail(1, at=12.9))),
@@ -239,9 +261,35 @@ BAD = {
     "U: more than the faults explain": ("U", replace(GOOD, faults=[])),
     "U: without a commit point": ("U", _chain(3, Chain(3).claimed(12).to(State.UNCERTAIN, 13.0))),
     "L: long after the healing": ("L", _row(1, updated_at=16.5)),
+    "L: long after the sending, where no fault was noted": (
+        "L",
+        replace(_row(1, updated_at=16.5), faults=[]),
+    ),
     "L: queued for ever": ("L", _row(7, state=Q, queued_at=1.0)),
     "L: pending, and due": ("L", _row(7, state=P, next_attempt_at=19.0, deferrals=1)),
     "L: pending for no recipient's sake": ("L", _row(7, state=P, next_attempt_at=99.0)),
+    "R: failed, as its server could not be reached": ("R", _failed("unreachable", phase="connect")),
+    "R: failed, as it was deferred once": ("R", _failed("deferred")),
+    "R: failed over one worker": ("R", _failed("crashed", phase=None)),
+    "R: failed, as it was stopped": ("R", _failed("stopped")),
+    "R: failed by a refusal of an older attempt": ("R", _failed("rejected", fence=0)),
+    "R: failed by nobody": ("R", _without_report(6, "rejected")),
+    "K: a commit point before it was sent": (
+        "K",
+        replace(GOOD, status_changes=[replace(GOOD.status_changes[0], seq=103), GOOD.status_changes[1]]),
+    ),
+    "K: a commit point while it was paused": ("K", _stood_still(Status.PAUSED, 102, 150)),
+    "K: a commit point after the cancel": (
+        "K",
+        replace(
+            GOOD,
+            status_changes=[
+                *GOOD.status_changes[:1],
+                replace(GOOD.status_changes[1], seq=102, new_status=Status.CANCELLED),
+            ],
+        ),
+    ),
+    "K: a commit point of a campaign that was never seen to run": ("K", replace(GOOD, status_changes=[])),
     "F: a dot without an answer, and another server": ("F", _without_report(2, "deferred")),
     "F: what was uncertain was given away": (
         "F",
@@ -309,6 +357,7 @@ SAYS = {
     "C: finished with somebody alive": "is finished",
     "C: pending without a time": "nothing wakes it",
     "C: queued without a time": "nothing wakes it",
+    "C: pending for a thousand years": "nothing wakes it",
     "C: claimed without a lease": "nothing wakes it",
     "S: a step that is missing": "does not follow",
 }
@@ -339,6 +388,32 @@ def test_what_a_paused_campaign_holds_is_not_late() -> None:
     assert "L" not in {violation.property for violation in judge(replace(history, campaigns=paused))}
 
 
+@pytest.mark.parametrize("outcome", ["rejected", "policy", "policy-message", "policy-server-domain"])
+def test_a_refusal_is_reason_enough_to_fail(outcome: str) -> None:
+    assert judge(_failed(outcome)) == []
+
+
+def test_who_was_deferred_for_long_enough_may_fail() -> None:
+    assert judge(replace(_failed("deferred"), give_up_after_seconds=2.5)) == []
+
+
+def test_who_cost_too_many_workers_may_fail() -> None:
+    history = replace(_failed("crashed", phase=None), max_crashes=1)
+    assert judge(history) == []
+
+
+def test_who_was_asked_to_wait_for_long_may_wait_so_long() -> None:
+    waiting = {"state": P, "next_attempt_at": 20.0 + 80_000, "deferrals": 1}
+    short = replace(_row(7, **waiting), longest_wait_seconds=1.0)
+    assert any("nothing wakes it" in one.what for one in judge(short))
+    told = replace(_row(7, **waiting, reply="450 4.7.1 try again in 20 hours"), longest_wait_seconds=1.0)
+    assert not any("nothing wakes it" in one.what for one in judge(told))
+
+
+def test_a_commit_point_before_a_pause_and_one_after_it_are_none_within_it() -> None:
+    assert judge(_stood_still(Status.PAUSED, 103, 200)) == []
+
+
 def test_the_story_of_a_delivery_is_told_in_order() -> None:
     story = GOOD.story(2).splitlines()
     assert len(story) == len(REROUTED.changes) + 3
@@ -359,6 +434,8 @@ def test_the_history_of_a_ledger_is_collected_as_it_was(ledger: Any) -> None:
     mail = replace(_mail(sent.delivery_id), message_id=f"<{token}.{sent.delivery_id}@example.com>")
     history = collect(ledger.database, [mail], faults.faults, emails={crowd.name: []})
     assert [change.new_state for change in history.changes_of[sent.delivery_id]] == [Q, C, M, State.SENT]
+    assert [change.new_status for change in history.statuses_of[crowd.name]] == [Status.RUNNING]
+    assert history.statuses_of[crowd.name][0].at is not None
     found = judge(replace(history, campaigns=[replace(history.campaigns[0], emails=None)]))
     assert [(one.property, one.delivery_id) for one in found] == [("L", crashed.delivery_id)]
     assert [fault.healed_at is not None for fault in history.faults] == [True]

@@ -119,6 +119,10 @@ class Trial(Place):
             lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", seconds=seconds, what=self.logs
         )
 
+    def doomed_by(self, worker: subprocess.Popen[bytes]) -> int:
+        """Whose attempt it was at which this odd worker died or fell asleep, as it wrote down before."""
+        return int((self.directory / f"doomed-{worker.pid}").read_text())
+
     def at_its_dot(self, worker: subprocess.Popen[bytes]) -> int:
         """How many mails of this worker are past their commit point and have no outcome."""
         sql = text("SELECT count(*) FROM delivery WHERE state = 'committing' AND owner LIKE :owner")
@@ -151,6 +155,7 @@ class Trial(Place):
                 "dumps": self.dumps(),
                 "final_within_seconds": final_within_seconds,
                 "resends": self._resends,
+                "rules": self.settings.delivery,
                 **options,
             },
         )

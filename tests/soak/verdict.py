@@ -84,6 +84,7 @@ def verdict(installation: Installation, traffic: Traffic, log: Log, *, settle_se
         expected=expected,
         dumps=installation.dumps(),
         final_within_seconds=settle_seconds,
+        rules=installation.settings.delivery,
     )
     injected = [one for _, one in log.injected]
     history = with_faults(history, injected)
