@@ -8,6 +8,9 @@ thrice            each message is published three times
 visibility:S      the broker delivers again what was not acknowledged for S seconds
 clock:S           the wall clock is S seconds ahead
 
+Before it dies or falls asleep it writes whose attempt that was into `doomed-PID`, and with a wrong clock what
+that shows at each claim into `clock-PID`, both where it runs.
+
 The steps are wrapped from outside: what runs is the product, and nothing in it knows of this.
 """
 
@@ -23,7 +26,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 __all__ = ["POINTS"]
@@ -49,8 +54,12 @@ POINTS = (
 """`unheard`: it is durable, and nobody in the process knows it yet."""
 
 
+_delivery: ContextVar[int] = ContextVar("delivery")
+"""Whose attempt it is that comes to a point."""
+
+
 class Doom:
-    """Does something, once, at the Nth passage of a point."""
+    """Does something, once, at the Nth passage of a point, and writes down whose attempt that is."""
 
     def __init__(self, point: str, count: int, act: Callable[[], None]) -> None:
         self.point = point
@@ -58,13 +67,15 @@ class Doom:
         self._act = act
         self._lock = threading.Lock()
 
-    def at(self, point: str) -> None:
+    def at(self, point: str, delivery_id: int | None = None) -> None:
         if point != self.point:
             return
         with self._lock:
             self._left -= 1
             if self._left:
                 return
+        whose = _delivery.get() if delivery_id is None else delivery_id
+        Path(f"doomed-{os.getpid()}").write_text(str(whose))
         self._act()
 
 
@@ -91,11 +102,12 @@ class _Writing:
         Database.write = guarded  # type: ignore[method-assign, assignment]
 
     def stop(self) -> None:
+        """Sent to this very thread: it goes no further, as it might while another one takes the signal."""
         with self._lock:
-            os.kill(os.getpid(), signal.SIGSTOP)
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
 
-def _before(owner: Any, name: str, act: Callable[..., None]) -> None:
+def _before(owner: Any, name: str, act: Callable[..., object]) -> None:
     original = getattr(owner, name)
     if asyncio.iscoroutinefunction(original):
 
@@ -150,7 +162,7 @@ def _lay(doom: Doom) -> None:
     def applied(results: Sequence[object], operations: Sequence[object]) -> None:
         for operation, result in zip(operations, results, strict=True):
             if (result is True or not isinstance(result, bool | None)) and type(operation) in unheard:
-                doom.at(unheard[type(operation)])
+                doom.at(unheard[type(operation)], operation.delivery_id)  # type: ignore[attr-defined]
 
     def submitting(operation: object) -> None:
         if isinstance(operation, Record):
@@ -164,6 +176,7 @@ def _lay(doom: Doom) -> None:
         if ended is None and phase in answered:
             doom.at(answered[phase])
 
+    _name_attempts(Attempt)
     _before(Attempt, "_claim", lambda: doom.at("before claim"))
     _after(Ledger, "apply", applied)
     _after(Attempt, "_claim", lambda claim: doom.at("after claim") if claim and claim[1] else None)
@@ -177,6 +190,16 @@ def _lay(doom: Doom) -> None:
     _after(GroupCommit, "submit", submitted)
     if doom.point == "in mid-body":
         _halve_bodies(Dialogue, doom)
+
+
+def _name_attempts(attempt: Any) -> None:
+    run = attempt.run
+
+    async def named(self: Any) -> Any:
+        _delivery.set(self.job.delivery_id)
+        return await run(self)
+
+    attempt.run = named
 
 
 def _halve_bodies(dialogue: Any, doom: Doom) -> None:
@@ -220,6 +243,9 @@ def _set_clock(seconds: float) -> None:
     """Before anything else is imported: many keep the function."""
     right = time.time
     time.time = lambda: right() + seconds
+    from workers.attempt import Attempt
+
+    _before(Attempt, "_claim", lambda: Path(f"clock-{os.getpid()}").write_text(str(time.time())))
 
 
 def _become_odd(oddity: str) -> None:

@@ -27,8 +27,43 @@ def _one_at_a_time(trial: Trial) -> SmtpServerProcess:
     return trial.primary
 
 
-def _uncertain(history: History) -> int:
-    return sum(delivery.state is State.UNCERTAIN for delivery in history.deliveries)
+def _uncertain(history: History) -> set[int]:
+    return {delivery.id for delivery in history.deliveries if delivery.state is State.UNCERTAIN}
+
+
+def _taken_by_the_primary(history: History) -> set[int | None]:
+    """Only the worker on trial serves the primary."""
+    return {
+        number
+        for number, mails in history.accepted_of.items()
+        if any(mail.server == "primary" for mail in mails)
+    }
+
+
+def _judge_the_dead(history: History, doomed: int, point: str) -> None:
+    """What became of the very mail over which the worker was killed."""
+    found = next(one for one in history.deliveries if one.id == doomed)
+    if point in BEFORE_THE_DOT:
+        assert doomed not in _taken_by_the_primary(history), history.story(doomed)
+        wanted = (State.SENT, "secondary") if point in NEVER_COMMITTED else (State.UNCERTAIN, "primary")
+        assert (found.state, found.server) == wanted, history.story(doomed)
+    else:
+        assert found.state in {State.SENT, State.UNCERTAIN}, history.story(doomed)
+
+
+def _judge_the_sleeper(history: History, doomed: int, point: str) -> None:
+    """`history` is that of its sleep."""
+    if point in BEFORE_THE_DOT:
+        assert doomed not in _taken_by_the_primary(history), history.story(doomed)
+    if point in NEVER_COMMITTED:
+        reached = {change.new_state for change in history.changes_of.get(doomed, [])}
+        assert State.UNCERTAIN not in reached, history.story(doomed)
+
+
+def _is_explained_by_the_primary(trial: Trial, history: History) -> bool:
+    """Whoever is uncertain was accepted, or is one of those whose DATA came and whose dot never did."""
+    without_dot = _uncertain(history) - _taken_by_the_primary(history)
+    return len(without_dot) <= trial.primary.stats().get("unfinished", 0)
 
 
 @pytest.mark.parametrize("point", _points())
@@ -42,8 +77,10 @@ def test_a_worker_that_is_killed_loses_nobody_and_serves_nobody_twice(trial: Tri
     at_dot = trial.at_its_dot(doomed)
     trial.faults.note(f"worker killed: {point}", may_leave_uncertain=at_dot)
     history = trial.verdict()
-    assert _uncertain(history) <= at_dot
-    assert trial.count("spring", State.SENT) == len(EMAILS) - _uncertain(history)
+    assert len(_uncertain(history)) <= at_dot
+    assert _is_explained_by_the_primary(trial, history)
+    _judge_the_dead(history, trial.doomed_by(doomed), point)
+    assert trial.count("spring", State.SENT) == len(EMAILS) - len(_uncertain(history))
 
 
 @pytest.mark.parametrize("point", _points())
@@ -61,6 +98,7 @@ def test_a_worker_that_sleeps_through_its_lease_changes_nothing_that_is_another_
             lambda: trial.count("spring", State.SENT) + trial.count("spring", State.UNCERTAIN) == len(EMAILS),
             what=trial.logs,
         )
+        _judge_the_sleeper(trial.history(), trial.doomed_by(sleeper), point)
         sleeper.send_signal(18)
     patiently(lambda: trial.count("spring", State.UNCERTAIN) == 0, what=trial.logs)
     trial.verdict()
