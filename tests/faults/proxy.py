@@ -15,6 +15,7 @@ import contextlib
 import socket
 import struct
 import threading
+from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, Self
@@ -60,6 +61,8 @@ class BadNetwork:
         self.connections = 0
         self.unanswered = 0
         """How often an answer was kept back."""
+        self.met: Counter[str] = Counter()
+        """How often somebody met what `be` asked for, by the field of the `Weather`; and `reset`."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="bad-network", daemon=True)
         self._clear = asyncio.Event()
@@ -119,6 +122,7 @@ class BadNetwork:
     async def _reset(self) -> None:
         for connection in tuple(self._open):
             connection.reset()
+            self.met["reset"] += 1
 
     async def _close(self) -> None:
         await self._stop_listening()
@@ -147,13 +151,19 @@ class BadNetwork:
 
     async def pass_through(self, direction: str, piece: bytes) -> bytes:
         """What is left of a piece, when it may go on."""
+        self.met["held"] += direction in self.weather.held
         while direction in self.weather.held:
             await self._clear.wait()
         if self.weather.latency_seconds:
+            self.met["latency_seconds"] += 1
             await asyncio.sleep(self.weather.latency_seconds)
         if self.weather.octets_per_second:
+            self.met["octets_per_second"] += 1
             await asyncio.sleep(len(piece) / self.weather.octets_per_second)
-        return b"" if direction in self.weather.lost else piece
+        if direction not in self.weather.lost:
+            return piece
+        self.met["lost"] += 1
+        return b""
 
     def keeps_the_answer(self, piece: bytes) -> bool:
         """Whether the server's answer to this piece must not arrive; counts it."""
@@ -220,6 +230,7 @@ class _Connection:
             return False
         is_cut = weather.cut_at is not None and weather.cut == direction
         if is_cut and self._passed[direction] >= (weather.cut_at or 0):
+            self._network.met["cut"] += 1
             self.reset()
             return False
         return True

@@ -136,6 +136,10 @@ def _at(trial: Trial, phase: str) -> int:
     return trial.primary.stats().get(f"misbehaved.{phase}.stall", 0)
 
 
+def _nobody_is_given_up(trial: Trial, name: str, count: int) -> None:
+    assert trial.count(name, State.SENT) + trial.count(name, State.UNCERTAIN) == count, trial.states(name)
+
+
 @slow
 def test_a_tarpit_holds_up_nobody_for_long(trial: Trial) -> None:
     trial.start_workers()
@@ -144,6 +148,7 @@ def test_a_tarpit_holds_up_nobody_for_long(trial: Trial) -> None:
         trial.send("spring", addresses(300))
         trial.wait_until_finished("spring")
     history = trial.verdict()
+    _nobody_is_given_up(trial, "spring", 300)
     assert sum(one.server == "secondary" for one in history.deliveries) > 250
 
 
@@ -160,6 +165,7 @@ def test_both_servers_may_die_and_come_back(trial: Trial) -> None:
         trial.primary.start()
         trial.secondary.start()
     trial.verdict()
+    _nobody_is_given_up(trial, "spring", len(emails))
 
 
 # What the network does to a server's mail.
@@ -190,10 +196,13 @@ def test_a_bad_network_before_one_server(new_trial: Trials, weather: dict[str, A
         network.be(**weather)
         far_trial.send("summer", emails)
         far_trial.wait_until_finished("summer")
+        assert network.met[next(iter(weather))] >= 1, "the fault was met"
         network.reset()
         network.heal()
     far_trial.send("autumn", emails)
     far_trial.verdict()
+    _nobody_is_given_up(far_trial, "summer", len(emails))
+    _nobody_is_given_up(far_trial, "autumn", len(emails))
     if not uncertain:
         assert far_trial.count("summer", State.SENT) == len(emails)
 
