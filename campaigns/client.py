@@ -22,6 +22,7 @@ from campaigns.errors import (
     CampaignsError,
     DatabaseError,
     InvalidRecipients,
+    MessageError,
     UnknownCampaign,
 )
 from campaigns.events import Event
@@ -46,6 +47,15 @@ WORKER_SECONDS = 15.0
 """A worker that was not seen for so long is gone."""
 _LONGEST_NAME = 100
 _PAGE = 1000
+_REMEDIES = {
+    "subject": "",
+    "html": "; leave it out to send plain text alone",
+    "text": "; left out, it is made of the HTML",
+}
+_OPTIONS = {
+    **{"sender": "--from", "subject": "--subject", "html": "--html", "text": "--text", "stream": "--stream"},
+    "rate_per_second": "--rate",
+}
 
 
 class Client:
@@ -132,6 +142,8 @@ class Client:
         present = self._present(name)  # first of all: nobody corrects a template for a name that is taken
         content = {**content, "html": _source(content.get("html")), "text": _source(content.get("text"))}
         file = read_csv(recipients)
+        if next(file.rows(), None) is None:
+            raise InvalidRecipients(f"{recipients} has a header and no line below it; nothing was created")
         if present is not None:
             given = {**content, "stream": stream, "rate_per_second": _per_second(rate)}
             self._check_interrupted(present, given, file.digest)
@@ -379,6 +391,9 @@ class Client:
     def _check(self, name: str, stream: str, content: Mapping[str, Any]) -> CompiledMessage:
         _check_name(name)
         self.settings.check_stream(stream)
+        for part in ("subject", "html", "text"):
+            if (value := content.get(part)) is not None and not value.strip():
+                raise MessageError(f"the {part} is empty{_REMEDIES[part]}")
         return compile_campaign(CampaignContent(token="check", **content))  # noqa: S106 - no secret
 
     def _check_interrupted(self, present: CampaignRecord, given: Mapping[str, Any], digest: str) -> None:
@@ -387,9 +402,11 @@ class Client:
         imports = self.ledger.imports(present.id)
         if self._has_others(present, imports):
             raise _exists(present)
-        if any(getattr(present, key) != value for key, value in given.items()):
+        others = [_OPTIONS[key] for key, value in given.items() if getattr(present, key) != value]
+        if others:
             raise CampaignExists(
-                f"a campaign {name} exists, whose import was interrupted, with another content; repeat its"
+                f"a campaign {name} exists, whose import was interrupted, with another content"
+                f" ({', '.join(others)}); repeat its"
                 f" command to go on, or `campaigns cancel {quoted}` and choose another name"
             )
         if any(one.source != digest for one in imports):

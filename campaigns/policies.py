@@ -101,6 +101,8 @@ def _rates_of(key: str, name: str, value: object) -> tuple[Rate, ...]:
         raise ValueError("\n".join(_unquoted(key, value)))
     if name != ANY_DOMAIN and not _DOMAIN.fullmatch(name):
         raise ValueError(f'{key!r} is not a domain; write it as in "example.com", or "*" for each other one')
+    if name not in {ANY_DOMAIN, "localhost"} and "." not in name:
+        raise ValueError(f'"{key}": no address has a domain without a dot; write it as in "example.com"')
     try:
         return rates(value)
     except ValueError as error:

@@ -21,6 +21,11 @@ CHECK_SECONDS = 10.0
 WHOLE_CHECK = 3.0
 """So many times the deadline of one step is that of all steps: also a server that drips is given up."""
 
+_MISSING_EXTENSIONS = {
+    "STARTTLS": 'Use smtps:// if it speaks TLS from the first byte; tls = "none" sends without TLS.',
+    "AUTH": "Leave username out, or use TLS: many servers let nobody log in without it.",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServerCheck:
@@ -45,7 +50,7 @@ def check_server(server: Server, *, timeout_seconds: float = CHECK_SECONDS) -> S
     try:
         return trial.run()
     except (OSError, smtplib.SMTPException, ssl.SSLError, ValueError) as error:
-        reason = "no answer in time" if trial.is_over else _reason(error)
+        reason = "no answer in time" if trial.is_over else _reason(error, trial.step)
         return ServerCheck(ok=False, detail=f"{server.host}:{server.port}: {trial.step}: {reason}")
 
 
@@ -128,7 +133,13 @@ def _own_name(client: smtplib.SMTP) -> str:
 
 
 def _tls_context(server: Server) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=str(server.ca_file) if server.ca_file else None)
+    try:
+        return ssl.create_default_context(cafile=str(server.ca_file) if server.ca_file else None)
+    except OSError as error:
+        if server.ca_file is None:
+            raise
+        why = "is no file of certificates in PEM form" if isinstance(error, ssl.SSLError) else error.strerror
+        raise ValueError(f"ca_file: {server.ca_file}: {why}") from error
 
 
 def _certificate_until(client: smtplib.SMTP) -> float | None:
@@ -145,15 +156,15 @@ def _found(server: Server, client: smtplib.SMTP) -> str:
     return ", ".join([*parts, *extensions])
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, step: str) -> str:
     """The error in one line, without what a server may quote of us."""
     match error:
         case smtplib.SMTPResponseException():
             raw = error.smtp_error
             text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else str(raw)
             return f"{error.smtp_code} {redact(text)}"
-        case ssl.SSLCertVerificationError():
-            return f"the certificate is not trusted: {error.verify_message}; see ca_file"
+        case ssl.SSLError() | smtplib.SMTPNotSupportedError():
+            return _mismatch(error, step)
         case TimeoutError() | smtplib.SMTPServerDisconnected() if "timed out" in str(error):
             return "no answer in time"
         case socket.gaierror():
@@ -161,3 +172,15 @@ def _reason(error: Exception) -> str:
         case OSError() if error.strerror:
             return error.strerror
     return redact(str(error)) or type(error).__name__
+
+
+def _mismatch(error: ssl.SSLError | smtplib.SMTPNotSupportedError, step: str) -> str:
+    """What the server does otherwise than configured, with the remedy."""
+    match error:
+        case ssl.SSLCertVerificationError():
+            return f"the certificate is not trusted: {error.verify_message}; see ca_file"
+        case ssl.SSLError(reason="WRONG_VERSION_NUMBER"):
+            return "the server does not speak TLS from the first byte; smtp:// instead of smtps:// is meant?"
+        case smtplib.SMTPNotSupportedError():
+            return f"{error} {_MISSING_EXTENSIONS.get(step, '')}".strip()
+    return redact(error.strerror or str(error)) or type(error).__name__

@@ -269,8 +269,14 @@ def _refuse_unknown_keys(sources: Sources) -> None:
 
 def _take_unknown(sources: Sources, path: KeyPath, table: dict[str, Any], known: tuple[str, ...]) -> None:
     for key in [key for key in table if key not in known]:
-        sources.mistake((*path, key), f"unknown key; {suggestion(key, known)}")
+        sources.mistake((*path, key), f"unknown key; {_place(path, key) or suggestion(key, known)}")
         del table[key]
+
+
+def _place(path: KeyPath, key: str) -> str:
+    """Where a key belongs that TOML has taken for one of the table above it."""
+    is_top = bool(path) and key in TOP_KEYS
+    return "it belongs at the top of the file, before the first [table]" if is_top else ""
 
 
 def _read_server_files(sources: Sources, environ: Mapping[str, str]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from campaigns.campaign import zoned_time
 from campaigns.cli.absence import say_who_is_missing
 from campaigns.cli.output import console, counted, json_option, local_time, note, print_json
 from campaigns.cli.status import INTERRUPTED, watch_campaign
@@ -70,7 +71,7 @@ def _rate(_context: click.Context, _parameter: click.Parameter, value: str | Non
     help="Which servers, in which order; or one of [streams] in campaigns.toml.",
 )
 @click.option("--at", callback=_when, metavar="TIME", help="Not before, ISO 8601 with zone.")
-@click.option("--rate", callback=_rate, metavar="N/s|N/m|N/h", help="At most.")
+@click.option("--rate", callback=_rate, metavar="N/s|N/m|N/h|N/d", help="At most.")
 @click.option("--watch", is_flag=True, help="Stay, and show how far it has come.")
 @json_option
 def send(  # noqa: PLR0913, PLR0917 - the options of the command
@@ -161,5 +162,7 @@ def _print_report(name: str, report: ImportReport) -> None:
 def _sent_text(name: str, status: Status, at: datetime | None) -> str:
     quoted = shlex.quote(name)
     if status is Status.SCHEDULED and at is not None:
-        return f"It starts at {local_time(at.timestamp())}. Call it off with `campaigns cancel {quoted}`."
+        if at <= datetime.now(UTC):
+            return f"Its time is past: it starts at once. Follow it with `campaigns watch {quoted}`."
+        return f"It starts at {zoned_time(at.timestamp())}. Call it off with `campaigns cancel {quoted}`."
     return f"It is {status}. Follow it with `campaigns watch {quoted}`."

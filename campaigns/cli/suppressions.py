@@ -36,7 +36,8 @@ def add(address: tuple[str, ...], reason: str | None, as_json: bool) -> None:
         if as_json:
             print_json({"added": added, "known": len(address) - added})
         else:
-            click.echo(f"{counted(added, 'address', 'addresses')} suppressed.")
+            known = f", {len(address) - added:,} known before" if added < len(address) else ""
+            click.echo(f"{counted(added, 'address', 'addresses')} suppressed{known}.")
 
 
 @suppress.command(name="import")
@@ -86,8 +87,8 @@ def remove(context: click.Context, address: tuple[str, ...], as_json: bool) -> N
         missing = [one for one in address if not client.suppressions.remove(one)]
         if as_json:
             print_json({"removed": len(address) - len(missing), "missing": len(missing)})
-        else:
-            click.echo(f"{counted(len(address) - len(missing), 'address', 'addresses')} taken off the list.")
+        elif removed := len(address) - len(missing):
+            click.echo(f"{counted(removed, 'address', 'addresses')} taken off the list.")
         for one in missing:
             note(f"error: {one} is not on the list")
         if missing:

@@ -282,6 +282,10 @@ def test_no_server_at_all_is_refused(tmp_path: Path) -> None:
         ('retry_after = ["5q"]', "delivery.retry_after: '5q' is not a duration such as"),
         ("retry_after = []", "delivery.retry_after: must be a list"),
         ('give_up_after = "0s"', "delivery.give_up_after: '0s' is not a duration"),
+        (
+            'drill_every = "30d"',
+            "delivery.drill_every: unknown key; it belongs at the top of the file, before the first [table]",
+        ),
         ("leese_seconds = 3", 'delivery.leese_seconds: unknown key; did you mean "lease_seconds"?'),
     ],
 )
@@ -357,6 +361,7 @@ FIRST = "a domain needs quotes, and its rates behind it: "
                 '"example.com.": is the same domain as "Example.com": keep one of the two',
             ],
         ),
+        ('"gmail" = "5/s"', ['"gmail": no address has a domain without a dot; write it as in "example.com"']),
         ('"exam ple" = "5/s"', ["'exam ple' is not a domain; write it as in \"example.com\""]),
     ],
 )

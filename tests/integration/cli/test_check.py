@@ -94,6 +94,30 @@ async def test_a_server_without_starttls_is_never_used_in_plain_text(tmp_path: P
         ok, detail = await tried(server(there.port, "starttls"))
     assert not ok
     assert "STARTTLS" in detail
+    assert 'tls = "none" sends without TLS' in detail
+
+
+async def test_a_server_without_tls_from_the_first_byte_is_told_with_the_remedy(tmp_path: Path) -> None:
+    async with ScriptedSmtpServer(tmp_path / "mails.jsonl") as there:
+        ok, detail = await tried(server(there.port, "implicit"))
+    assert not ok
+    assert "smtp:// instead of smtps:// is meant?" in detail
+
+
+async def test_a_ca_file_that_holds_no_certificate_is_named(tmp_path: Path, authority: trustme.CA) -> None:
+    (tmp_path / "ca.pem").write_text("no certificate\n")
+    context = server_context(authority)
+    async with ScriptedSmtpServer(tmp_path / "mails.jsonl", tls="starttls", ssl_context=context) as there:
+        ok, detail = await tried(server(there.port, "starttls", ca_file=tmp_path / "ca.pem"))
+    assert not ok
+    assert f"ca_file: {tmp_path / 'ca.pem'}: is no file of certificates in PEM form" in detail
+
+
+async def test_a_server_without_a_login_is_told_with_the_remedy(tmp_path: Path) -> None:
+    async with ScriptedSmtpServer(tmp_path / "mails.jsonl") as there:
+        ok, detail = await tried(server(there.port, password="secret"))
+    assert not ok
+    assert "Leave username out, or use TLS" in detail
 
 
 async def test_a_server_that_turns_us_away_is_told_with_its_reply(tmp_path: Path) -> None:

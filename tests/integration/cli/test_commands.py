@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import sqlite3
 import time
 from pathlib import Path
@@ -183,7 +184,10 @@ def test_a_mistake_in_template_or_list_leaves_no_campaign_behind(desk: Desk) -> 
 def test_a_campaign_can_be_sent_later_at_a_rate(desk: Desk) -> None:
     result = desk.send("--at", "2099-01-01T09:00:00+02:00", "--rate", "600/m", "--stream", "transactional")
     assert result.exit_code == 0
-    assert "It starts at 2099-01-01" in result.stdout
+    assert re.search(r"It starts at 2099-01-01 [0-9:]{8} [+-][0-9]{4}\. Call it off", result.stdout)
+    past = desk.send("--at", "2020-01-01T00:00:00Z", name="past").stdout
+    assert "Its time is past: it starts at once. Follow it with `campaigns watch past`." in past
+    assert "N/d" in desk.run("send", "--help").stdout
     assert desk.json("status", "spring")["status"] == "scheduled"
     with Client(load_settings()) as client:
         record = client.ledger.campaign("spring")
@@ -261,7 +265,10 @@ def test_the_suppression_list_is_kept(desk: Desk) -> None:
     assert desk.json("suppress", "import", "gone.csv") == {"added": 1, "known": 1, "rejected": 1}
     assert [one["email"] for one in desk.json("suppress", "list")] == ["ann@example.com", "bob@example.com"]
     assert desk.run("suppress", "remove", "bob@example.com").exit_code == 0
+    known = desk.run("suppress", "add", "ann@example.com").stdout
+    assert known == "0 addresses suppressed, 1 known before.\n"
     missing = desk.run("suppress", "remove", "bob@example.com")
+    assert missing.stdout == ""
     assert (missing.exit_code, missing.stderr) == (1, "error: bob@example.com is not on the list\n")
     assert desk.run("suppress", "add", "bad").exit_code == 1
     desk.send()
@@ -469,6 +476,26 @@ def test_a_name_that_looks_like_an_option_is_refused(desk: Desk) -> None:
     result = desk.run("send", *common, "--", "--all")
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
     assert "no hyphen at its beginning" in result.stderr
+
+
+def test_a_list_without_a_line_is_refused_before_anything_is_made(desk: Desk) -> None:
+    desk.write("list.csv", "email,first_name\n")
+    result = desk.send()
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "list.csv has a header and no line below it; nothing was created" in result.stderr
+    assert desk.json("status") == []
+
+
+def test_an_empty_subject_or_text_is_refused(desk: Desk) -> None:
+    assert "error: the subject is empty" in desk.send("--subject", " ").stderr
+    desk.send(name="whole")
+    desk.write("empty.txt", "\n")
+    refused = desk.send("--text", "empty.txt")
+    assert (refused.exit_code, refused.stderr) == (
+        1,
+        "error: the text is empty; left out, it is made of the HTML\n",
+    )
+    assert [one["name"] for one in desk.json("status")] == ["whole"]
 
 
 def test_a_list_in_which_nobody_is_valid_is_noted(desk: Desk) -> None:

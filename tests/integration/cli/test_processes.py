@@ -64,7 +64,7 @@ def test_an_import_that_was_killed_goes_on_when_the_command_is_repeated(desk: De
     assert 0 < desk.json("status", "spring")["total"] < 29_970
     other = desk.run(*SEND[:4], "--subject", "Else", *SEND[6:])
     assert (other.exit_code, other.stderr.count("\n")) == (1, 1)
-    assert "with another content" in other.stderr
+    assert "with another content (--subject);" in other.stderr
     result = desk.run(*SEND, "--json")
     assert result.exit_code == 0
     told = json.loads(result.stdout)
