@@ -15,7 +15,10 @@ from typing import Any
 
 from campaigns.reply import Fault, Phase, Reply, SmtpResult, Stop
 
-__all__ = ["Classification", "Outcome", "Rule", "Scope", "classify", "load_rules"]
+__all__ = ["TOO_MANY_CONNECTIONS", "Classification", "Outcome", "Rule", "Scope", "classify", "load_rules"]
+
+TOO_MANY_CONNECTIONS = "too-many-connections"
+"""The rule for a connection that is refused because there are too many, but for which the server is well."""
 
 
 class Outcome(StrEnum):

@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from campaigns.classifier import Classification, Outcome, classify
+from campaigns.classifier import TOO_MANY_CONNECTIONS, Classification, Outcome, classify
 from campaigns.decision import FULL_SECONDS, Decision, decide
 from campaigns.errors import DatabaseUnavailable
 from campaigns.health import Probe
@@ -23,7 +23,7 @@ from campaigns.message import RenderedMessage
 from campaigns.queues import TaskResult
 from campaigns.reply import Fault, Phase, SmtpResult, Stop, redact
 from campaigns.states import State
-from workers.connections import ConnectionPool
+from workers.connections import IDLE_SECONDS, ConnectionPool
 from workers.leases import Lease
 from workers.letters import Letter
 from workers.log_format import redacted_traceback
@@ -380,7 +380,7 @@ class Attempt:
         self._is_reported = True
         standing = self._services.standing
         try:
-            if self.is_told_slow or self._broken_off_at is not None:
+            if self.is_told_slow or self._broken_off_at is not None or self._is_one_too_many(classification):
                 await standing.release(probe)
                 return
             age_seconds, waited_seconds = self.age_seconds, self.wait.slowest_seconds
@@ -389,6 +389,18 @@ class Attempt:
             )
         except Exception:
             log.exception("how a server did could not be reported", extra=self.job.fields)
+
+    def _is_one_too_many(self, classification: Classification) -> bool:
+        """Whether the server only has too many connections, of others; not if all hear so for long.
+
+        Who waited in line has not asked it. Others may have idle connections for a while.
+        """
+        if classification.rule != TOO_MANY_CONNECTIONS:
+            return False
+        standing, server = self._services.standing, self.job.server
+        most_seconds = standing.slow_seconds + (IDLE_SECONDS if standing.processes(server) > 1 else 0.0)
+        is_recent = self._pool.shut_out_seconds < most_seconds
+        return is_recent or not self.wait.slowest_seconds or standing.is_sent_through(server)
 
     def _record(
         self,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from campaigns.reply import Phase, SmtpResult, Stop
+from workers.crowding import Crowding, is_too_many
 from workers.deadlines import Deadlines
 from workers.smtp import SmtpConnection, SmtpFailure
 from workers.wait import Wait
@@ -16,19 +18,29 @@ from workers.wait import Wait
 if TYPE_CHECKING:
     from campaigns.settings import Server
 
-__all__ = ["ConnectionPool"]
+__all__ = ["IDLE_SECONDS", "ConnectionPool"]
 
 _MOST_OPENING = 4
-_IDLE_SECONDS = 30.0
+IDLE_SECONDS = 30.0
+"""So long a connection stays open that nobody needs."""
+_SPARED_SECONDS = 1.0
+"""The same where the server takes fewer than were wanted: another process may be without any."""
 _DOT_GRACE_SECONDS = 1.0
 _DOT_ROOM = 4
+_AGAIN_SECONDS = (0.2, 1.0)
+"""Between two tries at a server that has too many connections; at random, for others try as well."""
+_SHUT_OUT_SECONDS = 2.0
+"""So long mail waits for a first connection to such a server; then it goes back in line."""
+_GONE_SECONDS = 1.0
+"""So long a server may count a connection that was closed."""
 
 
 class ConnectionPool:
     """At most `size` connections to `server` that are idle, opening or busy. One event loop's.
 
     Two lists are its whole state. One that waits at its dot for longer than a moment counts no more, so that
-    a server which is slow there starves nobody; but no more than four times `size` may wait so.
+    a server which is slow there starves nobody; but no more than four times `size` may wait so. A server
+    that takes fewer than `size` says so, and is believed: then all that it may still count do count.
     """
 
     def __init__(
@@ -52,6 +64,8 @@ class ConnectionPool:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._door = asyncio.Semaphore(_MOST_OPENING)
         self._closing: set[asyncio.Task[None]] = set()
+        self._closed_at = -_GONE_SECONDS
+        self._crowding = Crowding(server.name, size, clock)
         self._is_closed = False
 
     def __repr__(self) -> str:
@@ -67,7 +81,13 @@ class ConnectionPool:
 
     @property
     def size(self) -> int:
-        return self._size
+        """How many connections it may have, as far as is known."""
+        return self._size if self._crowding.most is None else self._crowding.most
+
+    @property
+    def shut_out_seconds(self) -> float:
+        """For how long the server has refused each connection as one too many, while there was none here."""
+        return self._crowding.shut_out_seconds
 
     @property
     def busy_count(self) -> int:
@@ -81,12 +101,21 @@ class ConnectionPool:
         server is asked for, now and over the connection. Give that back with `release`.
         """
         wait = wait or Wait()
-        await self._take_slot()
+        connection = await self._acquire(fresh, wait)
+        while connection is None:
+            connection = await self._acquire(fresh, wait, is_first=True)
+        connection.tell(wait)
+        self._busy.append(connection)
+        return connection
+
+    async def _acquire(self, fresh: bool, wait: Wait, *, is_first: bool = False) -> SmtpConnection | None:
+        """None: the server takes no more connections than there are, and it is to wait for one of these."""
+        await self._take_slot(is_first=is_first)
         try:
             connection = None if fresh else self._reuse()
             if connection is None:
                 connection = await self._open(fresh, wait)
-            if self._is_closed:
+            if self._is_closed and connection is not None:
                 connection.abort()
                 raise SmtpFailure(_shut_down())
         except BaseException:
@@ -94,18 +123,19 @@ class ConnectionPool:
             self._wake_next()
             raise
         self._opening -= 1
-        connection.tell(wait)
-        self._busy.append(connection)
         return connection
 
-    async def _take_slot(self) -> None:
+    async def _take_slot(self, *, is_first: bool) -> None:
         if self._is_closed:
             raise SmtpFailure(_shut_down())
-        if not self._waiting and self.has_room:
+        if (is_first or not self._waiting) and self.has_room:
             self._opening += 1
             return
         ticket = asyncio.get_running_loop().create_future()
-        self._waiting.append(ticket)
+        if is_first:
+            self._waiting.appendleft(ticket)
+        else:
+            self._waiting.append(ticket)
         try:
             await ticket
         except BaseException:
@@ -124,7 +154,10 @@ class ConnectionPool:
     def has_room(self) -> bool:
         """Whether another connection may be in use now."""
         waiting_at_dot = len(self._excused)
-        return self.busy_count < self._size and (waiting_at_dot < _DOT_ROOM * self._size)
+        has_room = self.busy_count < self._size and (waiting_at_dot < _DOT_ROOM * self._size)
+        if self._crowding.most is None:
+            return has_room
+        return has_room and self._opening + len(self._busy) + len(self._closing) < self._crowding.most
 
     def _wake_next(self) -> None:
         while self._waiting and self.has_room:
@@ -141,16 +174,54 @@ class ConnectionPool:
             self._dismiss(connection)
         return None
 
-    async def _open(self, fresh: bool, wait: Wait) -> SmtpConnection:
-        """A few at a time, so that a server which comes back is not stormed."""
+    async def _open(self, fresh: bool, wait: Wait) -> SmtpConnection | None:
+        """A few at a time, so that a server which comes back is not stormed. None: it takes no more."""
         async with self._door:
             if not fresh and (connection := self._reuse()):
                 return connection
+            if self._crowding.most is not None:
+                if fresh:
+                    await self.close_idle()
+                if self._connecting + self._open_count + len(self._closing) >= self._crowding.most:
+                    return None
             self._connecting += 1
             try:
-                return await SmtpConnection.open(self._server, self._deadlines, wait=wait)
+                return await self._dial(wait)
             finally:
                 self._connecting -= 1
+
+    async def _dial(self, wait: Wait) -> SmtpConnection | None:
+        """None: the server has too many connections, and there are others here to wait for."""
+        began = self._clock()
+        while True:
+            try:
+                connection = await SmtpConnection.open(self._server, self._deadlines, wait=wait)
+            except SmtpFailure as failure:
+                if self._is_closed or not is_too_many(failure.result):
+                    raise
+                now = self._clock()
+                if not self._closing and now - self._closed_at >= _GONE_SECONDS:
+                    self._crowding.refused(self._open_count)
+                    if self._open_count:
+                        return None
+                    if now - began >= _SHUT_OUT_SECONDS:
+                        self._turn_away(failure.result)
+                        raise
+                await asyncio.sleep(random.uniform(*_AGAIN_SECONDS))  # noqa: S311 - jitter
+            else:
+                self._crowding.took(self._open_count + 1)
+                return connection
+
+    @property
+    def _open_count(self) -> int:
+        return len(self._busy) + len(self._idle)
+
+    def _turn_away(self, result: SmtpResult) -> None:
+        """Nobody in line is to wait any longer."""
+        while self._waiting:
+            ticket = self._waiting.popleft()
+            if not ticket.done():
+                ticket.set_exception(SmtpFailure(result))
 
     def at_dot(self, connection: SmtpConnection) -> None:
         """The connection waits for the reply to its dot: after a moment its slot is free for another."""
@@ -179,31 +250,42 @@ class ConnectionPool:
     def _dismiss(self, connection: SmtpConnection) -> None:
         task = asyncio.get_running_loop().create_task(connection.close())
         self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+        task.add_done_callback(self._gone)
+
+    def _gone(self, task: asyncio.Task[None]) -> None:
+        self._closing.discard(task)
+        self._closed_at = self._clock()
+        if self._crowding.most is not None:
+            self._wake_next()
 
     async def close_expired(self) -> None:
-        """Close what is idle and old, dead, or not needed for half a minute."""
+        """Close what is idle and old, dead, or not needed for a while: a short one if others may need it."""
         now = self._clock()
+        idle_seconds = IDLE_SECONDS if self._crowding.most is None else _SPARED_SECONDS
         kept: list[tuple[float, SmtpConnection]] = []
         gone: list[tuple[float, SmtpConnection]] = []
         for since, connection in self._idle:
-            good = connection.is_usable and not connection.has_expired(now) and now - since < _IDLE_SECONDS
+            good = connection.is_usable and not connection.has_expired(now) and now - since < idle_seconds
             (kept if good else gone).append((since, connection))
         self._idle = kept
-        await asyncio.gather(*(connection.close() for _, connection in gone))
+        if self._crowding.grow():
+            self._wake_next()
+        await self._close(gone)
 
     async def close_idle(self) -> None:
         """Close what is idle: nothing more is to be sent there for now."""
         gone, self._idle = self._idle, []
+        await self._close(gone)
+
+    async def _close(self, gone: list[tuple[float, SmtpConnection]]) -> None:
         await asyncio.gather(*(connection.close() for _, connection in gone))
+        if gone:
+            self._closed_at = self._clock()
 
     async def close_all(self) -> None:
         """Close what is idle; what is busy is closed at its release. Waiters get SmtpFailure (SHUTDOWN)."""
         self._is_closed = True
-        while self._waiting:
-            ticket = self._waiting.popleft()
-            if not ticket.done():
-                ticket.set_exception(SmtpFailure(_shut_down()))
+        self._turn_away(_shut_down())
         while self._idle:
             self._dismiss(self._idle.pop()[1])
         await asyncio.gather(*self._closing)

@@ -112,6 +112,10 @@ class Standing:
         if change is not None and change.after == BreakerState.OPEN:
             self._when_opened(server)
 
+    def is_sent_through(self, server: str) -> bool:
+        """Whether any process sent mail through it within the last seconds."""
+        return self._fleet.readers.sent_per_second.get(server, 0.0) > 0
+
     @property
     def slow_seconds(self) -> float:
         """A reply that takes longer counts as a fault, while it is awaited already."""

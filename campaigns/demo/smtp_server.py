@@ -17,7 +17,7 @@ and the sender's one at MAIL (mail-450@). The control channel takes JSON objects
 
     {"set": {"phase": "dot", "action": "reply", "reply": "450 4.2.2 full", "times": 3, "probability": 0.5}}
     {"clear": true}   {"stats": true}   {"extensions": ["SIZE 1000", "8BITMIME"]}
-    {"listen": false}   {"disconnect": true}
+    {"listen": false}   {"disconnect": true}   {"most_connections": 5}
 
 Phases: greeting ehlo starttls auth mail rcpt data body dot rset, and `every` for all of them but the body.
 Actions: reply, delay, drop, stall, drip (a byte every `seconds`), garbage, oversized, cut (ends in a
@@ -85,6 +85,7 @@ class ScriptedSmtpServer:
         self.username, self.password = username, password
         self.keeps_data = keeps_data
         self.script = Script()
+        self.most_connections: int | None = None
         self.stats: Counter[str] = Counter()
         self.sessions: set[SmtpSession] = set()
         self.last_ehlo = ""
@@ -187,12 +188,15 @@ class ScriptedSmtpServer:
                 self.announce([str(extension) for extension in extensions])
             case {"disconnect": True}:
                 self.disconnect()
+            case {"most_connections": int() | None as most}:
+                self.most_connections = most
             case {"listen": bool(wanted)}:
                 self._listening_change = self.spawn(self.listen() if wanted else self.refuse())
             case {"stats": True}:
                 return {"stats": dict(self.stats), "open": len(self.sessions)}
             case _:
-                raise ScriptMistake("a command is one of set, clear, extensions, disconnect, listen, stats")
+                known = "set, clear, extensions, disconnect, listen, most_connections, stats"
+                raise ScriptMistake(f"a command is one of {known}")
         return {"ok": True}
 
     async def settled(self) -> None:
@@ -203,6 +207,11 @@ class ScriptedSmtpServer:
             await asyncio.sleep(0.05)  # uvloop closes a listening socket a little later
 
     # What the sessions ask.
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether another connection is one too many."""
+        return self.most_connections is not None and len(self.sessions) >= self.most_connections
 
     def announced(self, *, is_secure: bool) -> list[str]:
         """The lines that EHLO offers."""

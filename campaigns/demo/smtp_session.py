@@ -52,6 +52,10 @@ class SmtpSession(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         if self in self._server.sessions:
             return  # the same one again, now over TLS
+        if self._server.is_crowded:
+            self._server.stats["refused"] += 1
+            self.say(f"421 4.7.0 {self._server.name} Error: too many connections")
+            return
         self._server.sessions.add(self)
         self._server.stats["connections"] += 1
         self._answer("greeting", f"220 {self._server.name} ESMTP scripted")

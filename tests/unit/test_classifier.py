@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from campaigns.classifier import Classification, Outcome, Rule, Scope, classify, load_rules, read_reply
+from campaigns.classifier import (
+    TOO_MANY_CONNECTIONS,
+    Classification,
+    Outcome,
+    Rule,
+    Scope,
+    classify,
+    load_rules,
+    read_reply,
+)
 from campaigns.reply import Fault, Phase, SmtpResult, Stop
 from tests.unit.strategies import REPEATABLE, results
 
@@ -315,3 +324,33 @@ def test_what_means_full_says_what_is_full_and_for_how_long(
     result = SmtpResult(phase=Phase(phase), reply=read_reply(line), fault=None, dot_sent=False, stop=None)
     judged = classify(result)
     assert (judged.outcome, judged.scope, judged.wait_seconds) == (outcome, scope, wait_seconds)
+
+
+@pytest.mark.parametrize(
+    ("phase", "line"),
+    [
+        ("greeting", "421 4.7.0 mx.example.com Error: too many connections"),
+        ("greeting", "421 Too many concurrent SMTP connections; please try again later."),
+        ("greeting", "421 4.7.0 too many connections from your IP 192.0.2.7 (#4.7.0)"),
+        ("ehlo", "432 4.3.2 Concurrent connections limit exceeded. Visit https://aka.ms/concurrent_sending"),
+        ("greeting", "421 4.3.2 The maximum number of concurrent server connections has exceeded a limit"),
+        ("auth", "421 #4.4.5 Too many TLS sessions at this time"),
+        ("greeting", "554 Maximum simultaneous connections reached"),
+    ],
+)
+def test_a_connection_that_is_one_too_many_is_known_by_its_words(phase: str, line: str) -> None:
+    assert judge(phase, line).rule == TOO_MANY_CONNECTIONS
+
+
+@pytest.mark.parametrize(
+    ("phase", "line"),
+    [
+        ("greeting", "421 Too many connections, try again in 5 minutes"),
+        ("greeting", "421 Service not available, closing transmission channel"),
+        ("greeting", "554 No SMTP service here"),
+        ("auth", "454 4.7.0 Too many login attempts, please try again later"),
+        ("mail", "421 4.7.0 too many connections from your IP"),
+    ],
+)
+def test_what_only_sounds_like_a_connection_too_many_is_judged_as_before(phase: str, line: str) -> None:
+    assert judge(phase, line).rule != TOO_MANY_CONNECTIONS

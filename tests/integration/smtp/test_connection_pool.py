@@ -296,3 +296,111 @@ async def test_a_server_that_is_not_needed_keeps_no_idle_connection(
     assert (await Trial().over(second)).ok
     pool.release(second)
     assert (await pool.acquire()) is second
+
+
+async def served(pool: ConnectionPool, count: int) -> list[bool]:
+    """So many mails at once."""
+
+    async def customer(number: int) -> bool:
+        connection = await pool.acquire()
+        try:
+            return (await Trial(recipient=f"bob+{number}@example.net").over(connection)).ok
+        finally:
+            pool.release(connection)
+
+    return await asyncio.gather(*(customer(number) for number in range(count)))
+
+
+async def test_a_server_that_takes_fewer_connections_is_believed_and_costs_no_mail(
+    server: ScriptedSmtpServer, make_pool: MakePool, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.most_connections = 5
+    pool = make_pool(size=20, max_messages_per_connection=7)
+    assert all(await asyncio.wait_for(served(pool, 300), 30))
+    assert 1 <= pool.size <= 5
+    assert server.stats["refused"] < 40
+    told = [record for record in caplog.records if "refuses more connections" in record.getMessage()]
+    assert told and len(told) <= 5
+
+
+async def test_a_learned_number_of_connections_grows_by_one_a_minute(
+    server: ScriptedSmtpServer, make_pool: MakePool
+) -> None:
+    clock = Clock()
+    server.most_connections = 2
+    pool = make_pool(size=4, clock=clock)
+    assert pool.size == 4
+    held = [await pool.acquire(), await pool.acquire()]
+    waiting = [asyncio.ensure_future(pool.acquire()) for _ in range(2)]
+    await eventually(lambda: server.stats["refused"] >= 1 and pool.size == 2)
+    clock.now += 59
+    await pool.close_expired()
+    assert pool.size == 2
+    refused = server.stats["refused"]
+    clock.now += 2
+    await pool.close_expired()
+    await eventually(lambda: server.stats["refused"] == refused + 1)
+    await eventually(lambda: pool.size == 2)
+    assert not any(one.done() for one in waiting), "they wait, and fail not"
+    server.most_connections = None
+    for _ in range(2):
+        clock.now += 61
+        await pool.close_expired()
+        await asyncio.sleep(0.1)
+    held += await asyncio.wait_for(asyncio.gather(*waiting), 10)
+    assert len(server.sessions) == pool.size == 4
+    for connection in held:
+        pool.release(connection)
+
+
+async def test_who_was_refused_is_the_first_to_have_a_connection_that_is_free(
+    server: ScriptedSmtpServer, make_pool: MakePool
+) -> None:
+    server.most_connections = 1
+    pool = make_pool(size=5)
+    held = await pool.acquire()
+    refused = asyncio.ensure_future(pool.acquire())
+    await eventually(lambda: pool.size == 1)
+    later = asyncio.ensure_future(pool.acquire())
+    await asyncio.sleep(0)
+    pool.release(held)
+    assert await asyncio.wait_for(refused, 10) is held
+    assert not later.done()
+    pool.release(held)
+    assert await asyncio.wait_for(later, 10) is held
+    pool.release(held)
+
+
+async def test_where_others_have_all_connections_one_asks_for_a_while_and_then_all_go_back(
+    server: ScriptedSmtpServer, make_pool: MakePool
+) -> None:
+    server.most_connections = 0
+    pool = make_pool(size=20)
+    began = time.monotonic()
+    results = await asyncio.gather(*(pool.acquire() for _ in range(20)), return_exceptions=True)
+    assert all(isinstance(result, SmtpFailure) for result in results)
+    assert 1.5 < time.monotonic() - began < 5
+    assert 1.5 < pool.shut_out_seconds < 5
+    assert server.stats["refused"] < 120, "it is not stormed"
+    waiting = asyncio.ensure_future(pool.acquire())
+    await asyncio.sleep(0.1)
+    server.most_connections = None
+    connection = await asyncio.wait_for(waiting, 10)
+    assert pool.shut_out_seconds == 0 and pool.size == 20
+    pool.release(connection)
+
+
+async def test_a_fresh_connection_takes_the_place_of_an_idle_one_where_there_are_no_more(
+    server: ScriptedSmtpServer, make_pool: MakePool
+) -> None:
+    server.most_connections = 2
+    pool = make_pool(size=5)
+    held = [await pool.acquire(), await pool.acquire()]
+    third = asyncio.ensure_future(pool.acquire())
+    await eventually(lambda: pool.size == 2)
+    pool.release(held[0])
+    pool.release(await asyncio.wait_for(third, 10))
+    fresh = await asyncio.wait_for(pool.acquire(fresh=True), 10)
+    assert fresh not in held and fresh.is_usable
+    pool.release(fresh)
+    pool.release(held[1])
