@@ -185,7 +185,7 @@ class Client:
         facts = server_facts(
             self.settings, self.ledger, self._board, self._allowance, readers=self._readers()
         )
-        statuses = server_statuses(self.settings, facts, self.ledger.now(), is_known=not self._board.is_away)
+        statuses = server_statuses(self.settings, facts, self.ledger.now(), trouble=self._board.trouble)
         return [with_last_fault(status, self.ledger) for status in statuses]
 
     def set_server_mode(self, name: str, mode: Mode, *, reason: str | None = None) -> bool:

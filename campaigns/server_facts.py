@@ -27,13 +27,20 @@ def server_facts(
     Raises DatabaseUnavailable.
     """
     names = [server.name for server in settings.servers]
+    probes, standbys = ledger.probes(), ledger.standbys()
+    resting = {
+        server.name
+        for server in settings.servers
+        if server.on_activate and (server.name not in standbys or standbys[server.name].state != "active")
+    }
     allowance.refresh()
     return ServerFacts(
         health=board.snapshot(),
         readers=readers,
         modes=ledger.modes(),
-        standbys=ledger.standbys(),
-        probes=ledger.probes(),
+        standbys=standbys,
+        probes=probes,
+        outdated_probes=[name for name in probes.keys() - resting if ledger.is_probe_outdated(name)],
         used={name: allowance.used(name) for name in names},
         exhausted=[name for name in names if allowance.is_exhausted(name) is not None],
         overdue_drills=overdue_drills(settings, ledger.last_drills(), ledger.now()),

@@ -16,7 +16,8 @@ from campaigns.settings import DEFAULT_STREAM, Server, Settings
 
 __all__ = ["UNKNOWN", "ServerFacts", "ServerStatus", "server_statuses", "with_last_fault"]
 
-UNKNOWN = "not known now: the broker is not there"
+UNKNOWN = "unknown"
+"""The state of every server while nobody can ask the health board."""
 _LATEST_EVENTS = 20
 _MODE_TEXTS = {"drained": "drained by hand", "closed": "closed by hand"}
 _STANDBY_TEXTS = {"resting": "not started", "starting": "being started", "stopping": "being stopped"}
@@ -32,6 +33,7 @@ class ServerFacts:
     modes: Mapping[str, ModeRecord] = field(default_factory=dict)
     standbys: Mapping[str, StandbyRecord] = field(default_factory=dict)
     probes: Mapping[str, ProbeRecord] = field(default_factory=dict)
+    outdated_probes: Collection[str] = ()
     used: Mapping[str, Sequence[UsedLimit]] = field(default_factory=dict)
     exhausted: Collection[str] = ()
     overdue_drills: Mapping[str, str] = field(default_factory=dict)
@@ -42,12 +44,14 @@ class ServerStatus:
     """One server now. `share` is the part (0 to 1) of the default stream's new mail that it is given.
 
     `state`, `since` and `reason` are the breaker's; `returned` is the part of its usual share that it has
-    back. `standby` is None for a server that need not be started.
+    back. While the broker does not answer the state is "unknown", the reason says so, and `share` is None.
+    `standby` is None for a server that need not be started. `is_probe_outdated`: mail was tried, or its
+    breaker changed, since the last probe.
     """
 
     name: str
     state: str
-    share: float
+    share: float | None
     weight: int
     configured_weight: int | None = None
     rate: str | None = None
@@ -60,6 +64,7 @@ class ServerStatus:
     mode: ModeRecord | None = None
     standby: StandbyRecord | None = None
     probe: ProbeRecord | None = None
+    is_probe_outdated: bool = False
     used: tuple[UsedLimit, ...] = ()
     overdue_drill: str | None = None
 
@@ -78,8 +83,8 @@ class ServerStatus:
 
     @property
     def is_amiss(self) -> bool:
-        """Whether it does not do its usual work; a standby that is not started does."""
-        return self.state_text not in {"working", _STANDBY_TEXTS["resting"]}
+        """Whether it is known not to do its usual work; a standby that is not started does."""
+        return self.state_text not in {"working", UNKNOWN, _STANDBY_TEXTS["resting"]}
 
     @property
     def since_shown(self) -> float | None:
@@ -90,6 +95,11 @@ class ServerStatus:
     def reason_text(self) -> str:
         """The reason, for people."""
         return self._shown[1]
+
+    @property
+    def share_text(self) -> str:
+        """Its share, in percent."""
+        return "?" if self.share is None else f"{100 * self.share:.0f} %"
 
     @property
     def weight_text(self) -> str:
@@ -103,7 +113,7 @@ class ServerStatus:
         return {
             "name": self.name,
             "state": self.state,
-            "share": round(self.share, 4),
+            "share": None if self.share is None else round(self.share, 4),
             "weight": self.weight,
             "since": _iso(self.since),
             "reason": self.reason,
@@ -117,7 +127,7 @@ class ServerStatus:
             "full": self.is_full,
             "standby": _standby_dict(self.standby),
             "limits": [{"limit": one.limit, "used": one.used, "of": one.of} for one in self.used],
-            "probe": _probe_dict(self.probe),
+            "probe": _probe_dict(self.probe, is_outdated=self.is_probe_outdated),
             "overdue_drill": self.overdue_drill,
         }
 
@@ -135,7 +145,7 @@ class ServerStatus:
             return self.mode.changed_at, self.mode.reason or ""
         if self.standby is not None and self.standby.state != "active":
             return self.standby.changed_at or None, self.standby.reason or ""
-        if self.state_text == "full" and self.reason != UNKNOWN:
+        if self.state_text == "full":
             spent = ", ".join(f"{one.limit} is used up" for one in self.used if one.used >= one.of)
             return None, spent or "by its own word"
         return self.since, self._breaker_reason
@@ -143,22 +153,30 @@ class ServerStatus:
     @property
     def _breaker_reason(self) -> str:
         """On trial, the breaker knows no more than that its rest is over."""
-        if self.state != BreakerState.HALF_OPEN or self.reason == UNKNOWN:
+        if self.state != BreakerState.HALF_OPEN:
             return self.reason or ""
         cause = f"last fault: {self.last_fault}" if self.last_fault else self.reason
         return "being tried with single mails" + (f"; {cause}" if cause else "")
 
 
 def server_statuses(
-    settings: Settings, facts: ServerFacts, now: float, *, is_known: bool = True
+    settings: Settings, facts: ServerFacts, now: float, *, trouble: str = ""
 ) -> list[ServerStatus]:
     """All configured servers in their order. Pure.
 
-    `is_known` is False while the health board is away: then each server says so.
+    `trouble`: what keeps the health board from being known, if anything does: then each server says so.
     """
     given = _given(settings, facts, now)
     statuses = [_status(settings, server, facts, given.get(server.name, 0.0)) for server in settings.servers]
-    return statuses if is_known else [replace(status, reason=UNKNOWN) for status in statuses]
+    return [_not_known(status, trouble) for status in statuses] if trouble else statuses
+
+
+def _not_known(status: ServerStatus, trouble: str) -> ServerStatus:
+    """What the database says still holds: a server that is off for the operator has no share."""
+    is_off = status.state_text in {*_MODE_TEXTS.values(), *_STANDBY_TEXTS.values()}
+    share = 0.0 if is_off else None
+    reason = f"not known now: the broker {trouble}"
+    return replace(status, state=UNKNOWN, share=share, since=None, reason=reason)
 
 
 def with_last_fault(status: ServerStatus, ledger: Ledger) -> ServerStatus:
@@ -224,6 +242,7 @@ def _status(settings: Settings, server: Server, facts: ServerFacts, share: float
         mode=facts.modes.get(server.name),
         standby=_standby(server, facts),
         probe=facts.probes.get(server.name),
+        is_probe_outdated=server.name in facts.outdated_probes,
         used=tuple(facts.used.get(server.name, ())),
         overdue_drill=facts.overdue_drills.get(server.name),
     )
@@ -235,7 +254,7 @@ def _standby_dict(standby: StandbyRecord | None) -> dict[str, Any] | None:
     return {"state": standby.state, "since": _iso(standby.changed_at or None), "reason": standby.reason}
 
 
-def _probe_dict(probe: ProbeRecord | None) -> dict[str, Any] | None:
+def _probe_dict(probe: ProbeRecord | None, *, is_outdated: bool) -> dict[str, Any] | None:
     if probe is None or probe.probed_at is None:
         return None
     return {
@@ -245,6 +264,7 @@ def _probe_dict(probe: ProbeRecord | None) -> dict[str, Any] | None:
         "latency_seconds": probe.latency_seconds,
         "certificate_until": _iso(probe.certificate_until),
         "error": probe.error,
+        "outdated": is_outdated,
     }
 
 

@@ -148,7 +148,7 @@ def _print_servers(every: Sequence[ServerStatus]) -> None:
         (
             server.name,
             server.state_text,
-            f"{100 * server.share:.0f} %",
+            server.share_text,
             server.weight_text,
             "yes" if server.has_worker else "no",
             short_time(server.since_shown),
@@ -163,19 +163,24 @@ def _print_servers(every: Sequence[ServerStatus]) -> None:
 
 
 def _print_probes_and_limits(every: Sequence[ServerStatus]) -> None:
-    columns = ("server", "used of limits", "last answer", "took>", "certificate until", "probe")
+    columns = ("server", "used of limits", "last probe", "took>", "certificate until")
     rows = [(server.name, _limits_text(server), *_probe_cells(server)) for server in every]
     print_table(columns, rows, empty="")
 
 
-def _probe_cells(server: ServerStatus) -> tuple[str, str, str, str]:
+def _probe_cells(server: ServerStatus) -> tuple[str, str, str]:
+    """What it found is told while it is the latest that is known of the server."""
     probe = server.probe
     if probe is None or probe.probed_at is None:
-        return "", "", "", ""
-    took = "" if probe.latency_seconds is None else f"{1000 * probe.latency_seconds:,.0f} ms"
+        return "", "", ""
+    at = short_time(probe.probed_at)
     ends = "" if probe.certificate_until is None else _day(probe.certificate_until)
-    failing = f"failed at {short_time(probe.probed_at)}: {probe.error}"
-    return short_time(probe.succeeded_at), took, ends, "ok" if probe.error is None else failing
+    if server.is_probe_outdated:
+        return f"{at}, before its latest mail or change", "", ends
+    if probe.error is not None:
+        return f"{at} failed: {probe.error}", "", ends
+    took = "" if probe.latency_seconds is None else f"{1000 * probe.latency_seconds:,.0f} ms"
+    return f"{at} ok", took, ends
 
 
 def _limits_text(server: ServerStatus) -> str:

@@ -36,6 +36,12 @@ UPDATE probe SET next_at = {clock} + CAST(:seconds AS double precision)
 _CARRIED = """
 SELECT EXISTS (SELECT 1 FROM attempt WHERE server = :server AND finished_at > {clock} - :seconds)
 """
+_OUTDATED = """
+SELECT EXISTS (SELECT 1 FROM probe AS p JOIN attempt AS a ON a.server = p.server
+                WHERE p.server = :server AND a.finished_at > p.probed_at)
+    OR EXISTS (SELECT 1 FROM probe AS p JOIN event AS e ON e.server = p.server
+                WHERE p.server = :server AND e.kind = 'breaker' AND e.at > p.probed_at + :seconds)
+"""
 # An update that changes nothing locks the row, on both databases.
 _LOCK = "UPDATE probe SET server = server WHERE server = :server RETURNING probed_at, error"
 _SUCCEEDED = """
@@ -60,6 +66,10 @@ class ProbeRecord:
     latency_seconds: float | None
     certificate_until: float | None
     error: str | None
+
+
+OWN_EVENT_SECONDS = 5.0
+"""Within so long after a probe that opens a breaker, that is an event."""
 
 
 class Probes(LedgerPart):
@@ -97,6 +107,12 @@ class Probes(LedgerPart):
         with self.database.read() as connection:
             found = connection.execute(sql, {"server": server, "seconds": within_seconds})
             return bool(found.scalar_one())
+
+    def is_probe_outdated(self, server: str) -> bool:
+        """Whether mail was tried through the server, or its breaker changed, since the last probe."""
+        values = {"server": server, "seconds": OWN_EVENT_SECONDS}
+        with self.database.read() as connection:
+            return bool(connection.execute(statement(_OUTDATED), values).scalar_one())
 
     def record_probe(
         self,

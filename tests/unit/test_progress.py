@@ -124,8 +124,10 @@ def test_a_share_is_what_a_server_is_given_now(
 
 
 def test_health_that_is_not_known_is_said_to_be_so() -> None:
-    (told,) = server_statuses(settings(1), ServerFacts(), NOW, is_known=False)
-    assert told.reason == "not known now: the broker is not there"
+    (told,) = server_statuses(settings(1), ServerFacts(), NOW, trouble="did not answer in time")
+    assert (told.state_text, told.share_text, told.is_amiss) == ("unknown", "?", False)
+    assert told.reason_text == "not known now: the broker did not answer in time"
+    assert (told.to_dict()["state"], told.to_dict()["share"]) == ("unknown", None)
 
 
 def view(told: Progress, note: str = "") -> View:

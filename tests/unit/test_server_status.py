@@ -50,7 +50,7 @@ def told(facts: ServerFacts, reserve: tuple[str, ...] = ()) -> dict[str, ServerS
 
 
 def shares(facts: ServerFacts, reserve: tuple[str, ...] = ()) -> list[float]:
-    return [round(status.share, 3) for status in told(facts, reserve).values()]
+    return [round(status.share or 0.0, 3) for status in told(facts, reserve).values()]
 
 
 @pytest.mark.parametrize("off", ["drained", "closed"])
@@ -130,3 +130,18 @@ def test_what_the_operator_did_is_told_before_what_the_breaker_did() -> None:
     )
     primary = told(facts)["primary"]
     assert (primary.state_text, primary.state) == ("closed by hand", "open")
+
+
+def test_what_the_operator_did_is_known_without_the_broker() -> None:
+    facts = ServerFacts(modes={"primary": mode("primary", "closed")})
+    statuses = server_statuses(settings(("start",)), facts, NOW, trouble="is not there")
+    assert [(one.state_text, one.share_text, one.state) for one in statuses] == [
+        ("closed by hand", "0 %", "unknown"),
+        ("unknown", "?", "unknown"),
+        ("not started", "0 %", "unknown"),
+    ]
+    assert [one.reason_text for one in statuses] == [
+        "for the test",
+        "not known now: the broker is not there",
+        "",
+    ]

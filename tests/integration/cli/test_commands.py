@@ -279,8 +279,8 @@ def test_servers_and_events_are_listed(desk: Desk) -> None:
     desk.send()
     told = desk.json("servers")
     assert [(one["name"], one["state"], one["share"]) for one in told] == [
-        ("primary", "closed", 0.7),
-        ("secondary", "closed", 0.3),
+        ("primary", "unknown", None),
+        ("secondary", "unknown", None),
     ]
     contract = ["name", "state", "share", "weight", "since", "reason", *("worker", "limit")]
     assert list(told[0])[: len(contract)] == contract

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+from sqlalchemy import text
 
 from campaigns.client import Client
+from campaigns.fleet import READER_SECONDS
+from campaigns.local.broker import EmbeddedBroker
 from campaigns.settings import load_settings
 from tests.integration.cli.conftest import Desk
 
@@ -23,6 +28,15 @@ def operator_events(desk: Desk) -> list[tuple[str, str, str, str | None]]:
     ]
 
 
+@pytest.fixture
+def broker(desk: Desk) -> Iterator[EmbeddedBroker]:
+    broker = EmbeddedBroker.of(load_settings())
+    broker.start()
+    yield broker
+    broker.stop()
+
+
+@pytest.mark.usefixtures("broker")
 def test_a_server_is_drained_closed_and_opened_again(desk: Desk) -> None:
     drained = desk.run("servers", "drain", "primary", "--reason", "kernel update")
     assert (drained.exit_code, drained.stdout) == (
@@ -50,6 +64,7 @@ def test_what_is_so_already_is_no_failure_and_no_event(desk: Desk, command: str,
     assert operator_events(desk) == before
 
 
+@pytest.mark.usefixtures("broker")
 def test_a_weight_is_changed_and_given_back(desk: Desk) -> None:
     assert desk.run("servers", "weight", "primary", "20").stdout == "primary has the weight 20.\n"
     told = server(desk, "primary")
@@ -140,12 +155,48 @@ def test_probes_limits_and_certificates_are_shown(desk: Desk) -> None:
     assert (probe["ok"], probe["succeeded_at"]) == (False, None)
 
 
+def test_without_the_broker_nobody_claims_to_know_how_the_servers_do(desk: Desk) -> None:
+    lines = desk.run("servers").stdout.splitlines()
+    assert [line.split()[:3] for line in lines[1:3]] == [
+        ["primary", "unknown", "?"],
+        ["secondary", "unknown", "?"],
+    ]
+    assert all(line.endswith("not known now: the broker is not there") for line in lines[1:3])
+    told = server(desk, "primary")
+    assert (told["state"], told["share"], told["worker"]) == ("unknown", None, False)
+
+
+def test_a_worker_that_was_not_seen_for_long_is_none(desk: Desk) -> None:
+    with Client(load_settings()) as client:
+        now = client.ledger.now()
+        client.ledger.heartbeat("w", ("primary",), host="h", pid=1, sent_per_second=0.0)
+        assert server(desk, "primary")["worker"] is True
+        with client.ledger.database.write() as connection:
+            connection.execute(text("UPDATE worker SET seen_at = :at"), {"at": now - READER_SECONDS - 1})
+        assert server(desk, "primary")["worker"] is False
+
+
+def test_a_probe_that_mail_has_outdated_is_no_news(desk: Desk) -> None:
+    with Client(load_settings()) as client:
+        client.ledger.record_probe("primary", error="mx.example.com:25: auth: 535", certificate_until=2e9)
+        assert "auth: 535" in desk.run("servers").stdout
+        client.ledger.record_event(kind="breaker", server="primary", from_state="open", to_state="closed")
+        with client.ledger.database.write() as connection:
+            connection.execute(text("UPDATE probe SET probed_at = probed_at - 60"))
+    shown = desk.run("servers").stdout
+    assert "last probe" in shown and "before its latest mail or change" in shown and "535" not in shown
+    probe = server(desk, "primary")["probe"]
+    assert isinstance(probe, dict)
+    assert (probe["outdated"], probe["ok"]) == (True, False)
+
+
 def test_an_overdue_drill_is_told_under_the_table(desk: Desk) -> None:
     configuration = (desk.directory / "campaigns.toml").read_text()
     desk.write("campaigns.toml", 'drill_every = "30d"\n' + configuration)
     assert "note: primary: its failover was never rehearsed" in desk.run("servers").stderr
 
 
+@pytest.mark.usefixtures("broker")
 def test_python_does_the_same(desk: Desk) -> None:
     with Client(load_settings()) as client:
         assert client.set_server_mode("primary", "closed", reason="disk full")

@@ -119,6 +119,22 @@ def test_a_failed_probe_leaves_the_last_success_to_be_seen(ledger: Ledger) -> No
     assert (probe.latency_seconds, probe.certificate_until, probe.error) == (0.25, 2e9, "connect: refused")
 
 
+def test_a_probe_is_outdated_by_a_later_mail_or_change_of_the_breaker(ledger: Ledger) -> None:
+    crowd = Crowd(ledger)
+    (claim,) = crowd.committing()
+    for server in ("primary", "secondary"):
+        ledger.record_probe(server, error="auth: 535")
+        ledger.record_event(kind="breaker", server=server, from_state="closed", to_state="open")
+    assert not ledger.is_probe_outdated("primary"), "the probe itself may have opened it"
+    crowd.report(claim, State.SENT)
+    assert ledger.is_probe_outdated("primary") and not ledger.is_probe_outdated("secondary")
+    set_column(ledger, "probe", "probed_at", ledger.now() + 1)
+    assert not ledger.is_probe_outdated("primary")
+    set_column(ledger, "event", "at", ledger.now() + 10)
+    assert ledger.is_probe_outdated("secondary")
+    assert not ledger.is_probe_outdated("reserve")
+
+
 def test_a_certificate_is_warned_of_once_a_day(ledger: Ledger) -> None:
     assert ledger.warn_of_certificate("primary", "it ends soon", every_seconds=86_400)
     assert not ledger.warn_of_certificate("primary", "it ends soon", every_seconds=86_400)
