@@ -191,14 +191,16 @@ class Attempt:
         if hold is not None:
             return await self._come_back(letter, hold)
         self._started = time.monotonic()
+        claim: tuple[Lease, Claimed] | None = None
         try:
             connection = await self._connect()
+            claim = await self._claim_for(connection)
         except SmtpFailure as failure:
-            self._services.pace.give_back(self.job.server, self._domain)
             return await self._not_connected(letter, probe, failure.result)
-        claim = await self._claim_for(connection)
+        finally:
+            if claim is None:
+                self._services.pace.give_back(self.job.server, self._domain)
         if claim is None:
-            self._services.pace.give_back(self.job.server, self._domain)
             return _ignored("not queued for this server any more")
         lease, claimed = claim
         result = await self._send_held(letter, connection, lease, claimed)

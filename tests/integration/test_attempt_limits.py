@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from campaigns.database import create_database
 from campaigns.demo.smtp_server import Misbehaviour, ScriptedSmtpServer
+from campaigns.errors import DatabaseUnavailable
 from campaigns.fleet import Fleet
 from campaigns.health import HealthBoard
-from campaigns.ledger import Ledger
+from campaigns.ledger import Claim, Ledger, Operation
 from campaigns.queues import TaskResult, create_app
 from campaigns.settings import load_settings
 from tests.crowd import Crowd, new_recipients
@@ -116,6 +118,50 @@ async def test_a_server_that_cannot_be_reached_uses_up_nothing(
     crowd.queue()
     server.script.set(Misbehaviour(phase="greeting", action="reply", reply="421 4.3.2 not now"))
     await _attempt(services, crowd, 0)
+    server.script.clear()
+    await asyncio.sleep(0.1)
+    assert (await _attempt(services, crowd, 1)).state == "SUCCESS"  # type: ignore[union-attr]
+
+
+class _AwayForAClaim(Ledger):
+    """The database goes away with the first claim, and returns."""
+
+    has_been_away = False
+
+    def apply(self, operations: Sequence[Operation]) -> list[object]:
+        if not self.has_been_away and any(isinstance(operation, Claim) for operation in operations):
+            self.has_been_away = True
+            raise DatabaseUnavailable("gone")
+        return super().apply(operations)
+
+
+async def test_a_claim_that_the_database_does_not_take_uses_up_nothing(
+    make: Callable[[str], Services],
+) -> None:
+    services = make('limits = ["1/h"]')
+    crowd = Crowd(services.ledger, 1)
+    crowd.queue()
+    services.ledger.__class__ = _AwayForAClaim
+    services.group._write = services.ledger.apply  # the bound method was taken before
+    sent = await _attempt(services, crowd, 0)
+    assert cast(_AwayForAClaim, services.ledger).has_been_away
+    assert sent is not None
+    assert sent.state == "SUCCESS", sent.result
+
+
+async def test_an_attempt_that_is_stopped_while_it_connects_uses_up_nothing(
+    make: Callable[[str], Services], server: ScriptedSmtpServer
+) -> None:
+    services = make('limits = ["1/h"]')
+    crowd = Crowd(services.ledger, 2)
+    crowd.queue()
+    server.script.set(Misbehaviour(phase="greeting", action="delay", seconds=30))
+    attempt = Attempt(Job(campaign=crowd.name, delivery_id=crowd.ids[0], server="primary"), services)
+    task = asyncio.create_task(attempt.run())
+    while attempt.wait.phase is None:  # noqa: ASYNC110 - the server's own time
+        await asyncio.sleep(0.01)
+    attempt.stop()
+    assert await task is None
     server.script.clear()
     await asyncio.sleep(0.1)
     assert (await _attempt(services, crowd, 1)).state == "SUCCESS"  # type: ignore[union-attr]
