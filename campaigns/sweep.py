@@ -29,6 +29,15 @@ QUEUED_SECONDS = 30.0
 """A queued row older than this is looked for in the broker."""
 SUSPICIOUS_SECONDS = 3.0
 """The same, when the broker holds fewer messages than the ledger has queued."""
+WAITS_SECONDS = 600.0
+"""So often, and whenever the clock was set back, waits are looked for that end later than any could."""
+CLOCK_STEP_SECONDS = 5.0
+MOST_CHUNKS_OF_WAITS = 20
+"""In one turn; the rest in the next ones."""
+DAY_SECONDS = 86_400.0
+"""The longest period of a limit, and what a server's "come back in" is read as at most."""
+LONGER = 1.2
+"""Waits are up to a fifth longer than was asked for."""
 
 
 class Sweeper:
@@ -49,6 +58,8 @@ class Sweeper:
         self._fleet = fleet
         self._monotonic = monotonic
         self._judge_leases_at = 0.0
+        self._look_at_waits_at = float("-inf")
+        self._clock_ahead_seconds = float("-inf")
         self._moved = MovedMail("waiting mail was moved to another server", "server", monotonic=monotonic)
 
     def __repr__(self) -> str:
@@ -69,6 +80,7 @@ class Sweeper:
         self._ledger.end_blocks()
         self._ledger.forget_workers(20 * READER_SECONDS)
         self._fleet.refresh()
+        self._shorten_waits()
         for server in (*self._fleet.unavailable(), *self._unknown()):
             self.reroute(server)
         self._moved.sum_up(ongoing=self._fleet.failing())
@@ -145,6 +157,26 @@ class Sweeper:
                 "expired leases were ended",
                 extra={"pending": swept.pending, "uncertain": swept.uncertain, "failed": swept.failed},
             )
+
+    def _shorten_waits(self) -> None:
+        """Mail does not wait for as long as the database's clock was set back."""
+        ahead_seconds = self._fleet.now() - self._monotonic()
+        is_set_back = ahead_seconds < self._clock_ahead_seconds - CLOCK_STEP_SECONDS
+        self._clock_ahead_seconds = ahead_seconds
+        if is_set_back:
+            self._look_at_waits_at = float("-inf")
+        if self._monotonic() < self._look_at_waits_at:
+            return
+        longest_seconds = LONGER * max(DAY_SECONDS, *self._settings.delivery.retry_after_seconds)
+        shortened = 0
+        for _ in range(MOST_CHUNKS_OF_WAITS):
+            count = self._ledger.shorten_waits(longest_seconds, CHUNK)
+            shortened += count
+            if count < CHUNK:
+                self._look_at_waits_at = self._monotonic() + WAITS_SECONDS
+                break
+        if shortened:
+            log.warning("mail waited for the time before the clock was set back", extra={"count": shortened})
 
     def _republish_lost(self) -> None:
         """Publish again what the ledger has queued and the broker does not hold."""

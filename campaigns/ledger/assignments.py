@@ -55,7 +55,23 @@ UPDATE delivery SET next_attempt_at = {clock} + w.seconds,
        reply = COALESCE(CAST(:why AS text), reply) FROM {rows}
  WHERE delivery.id = w.id AND delivery.state = 'pending' AND delivery.next_attempt_at <= {clock}
 """
+_OPEN = "SELECT id FROM campaign WHERE status IN ('draft', 'scheduled', 'running', 'paused') ORDER BY id"
+_IS_WITHOUT_REASON = "first_attempt_at IS NULL AND (reply IS NULL OR reply NOT LIKE 'held by %')"
+_IS_TOO_LONG = f"""next_attempt_at > :soon
+   AND (next_attempt_at > CAST(:latest AS double precision) OR ({_IS_WITHOUT_REASON}))"""
+_TOO_LONG = f"""
+SELECT id FROM delivery
+ WHERE campaign_id = :campaign_id AND state = 'pending' AND {_IS_TOO_LONG} LIMIT :limit
+"""  # noqa: S608 - constants
+_SHORTEN = f"""
+UPDATE delivery SET next_attempt_at = CASE WHEN {_IS_WITHOUT_REASON} THEN CAST(:now AS double precision)
+                                           ELSE CAST(:latest AS double precision) END
+ WHERE id {{ids}} AND state = 'pending' AND {_IS_TOO_LONG}
+"""  # noqa: S608 - constants
 _TOUCH = "UPDATE delivery SET queued_at = {clock} WHERE id {ids} AND state = 'queued'"
+
+POSTPONED_SECONDS = 60.0
+"""What was never tried, and no limit holds, waits for less: until a server may take it, or rests no more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -222,6 +238,24 @@ class Assignments(LedgerPart):
             parameters = _POSTPONED.parameters(dialect, ordered[start : start + CHUNK]) | {"why": clean(why)}
             changed += again_after_conflict(partial(self._execute, rows, parameters))
         return changed
+
+    def shorten_waits(self, longest_seconds: float, limit: int = CHUNK) -> int:
+        """Cut at most `limit` waits that end later than any could, as the clock was set back; how many.
+
+        What was never tried and is held by no limit is due at once; all else waits for `longest_seconds` at
+        most, and whoever holds it looks again then. When a campaign starts is the operator's, and is left.
+        """
+        with self.database.read() as connection:
+            now = self._clock(connection)
+            moments = {"now": now, "soon": now + POSTPONED_SECONDS, "latest": now + longest_seconds}
+            ids: list[int] = []
+            for campaign_id in connection.execute(statement(_OPEN)).scalars().all():
+                values = {**moments, "campaign_id": campaign_id, "limit": limit - len(ids)}
+                ids += connection.execute(statement(_TOO_LONG), values).scalars()
+                if len(ids) >= limit:
+                    break
+        sql = statement(_SHORTEN.format(ids=ids_in(self.database.dialect)))
+        return self._in_chunks_of_ids(sql, ids, **moments)
 
     def _in_chunks_of_ids(self, sql: TextClause, ids: Sequence[int], **parameters: object) -> int:
         ordered, changed = sorted(ids), 0

@@ -81,6 +81,33 @@ def test_a_full_queue_of_an_open_server_moves_to_the_other(bench: Bench) -> None
     assert bench.ledger.counts(crowd.name).servers["primary"].rerouted == 600
 
 
+def late(bench: Bench, size: int = 3) -> Crowd:
+    """As if it was imported while the database's clock was two hours ahead."""
+    crowd = Crowd(bench.ledger, size)
+    crowd.set("next_attempt_at", bench.ledger.now() + 7_200)
+    return crowd
+
+
+def test_a_worker_that_starts_does_not_wait_for_the_time_before_the_clock_was_set_back(bench: Bench) -> None:
+    late(bench, 1_100)
+    bench.sweeper.run_once()
+    assert len(bench.ledger.due(2_000)) == 1_100
+
+
+def test_that_the_clock_was_set_back_is_noticed_at_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.sweeper.run_once()
+    late(bench)
+    bench.now[0] += 2
+    bench.sweeper.run_once()
+    assert bench.ledger.due(10) == [], "it is looked for rarely"
+    ahead = bench.fleet.now
+    monkeypatch.setattr(bench.fleet, "now", lambda: ahead() - 7_200)
+    bench.sweeper.run_once()
+    assert len(bench.ledger.due(10)) == 3
+
+
 def test_what_waits_for_a_healthy_server_stays(bench: Bench) -> None:
     crowd = Crowd(bench.ledger, 20)
     crowd.queue("primary")
