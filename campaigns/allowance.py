@@ -13,7 +13,7 @@ from campaigns.limit import Grant, Limit
 from campaigns.limits import Limits, Request
 from campaigns.quotas import Quotas, Remembered
 from campaigns.settings import Settings
-from campaigns.spread import Spread
+from campaigns.spread import HORIZON_SECONDS, Spread, reach
 
 __all__ = ["UNLIMITED", "Allowance", "UsedLimit"]
 
@@ -33,6 +33,15 @@ _SPANS = {"h": "1 h", "d": "24 h"}
 
 Key = tuple[str, str]
 """Server and domain: one of them may be empty."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """When the first that is postponed may go, how far apart the others follow, and how far at most."""
+
+    first_seconds: float
+    interval_seconds: float
+    horizon_seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,14 +163,14 @@ class Allowance:
         if free:
             self._take_room(free, domain)
         if free or not places:
-            return {server: places[server][0] if server in places else 0.0 for server in servers}
-        best = min(places, key=lambda server: places[server])
-        not_before_seconds, interval_seconds = places[best]
+            return {server: places[server].first_seconds if server in places else 0.0 for server in servers}
+        best = min(places, key=lambda server: (places[server].first_seconds, places[server].interval_seconds))
         wait_seconds = self._spread.wait_seconds(
             f"{best} {domain} {stream}",
             self._monotonic(),
-            not_before_seconds=not_before_seconds,
-            interval_seconds=interval_seconds,
+            not_before_seconds=places[best].first_seconds,
+            interval_seconds=places[best].interval_seconds,
+            horizon_seconds=places[best].horizon_seconds,
         )
         return dict.fromkeys(servers, wait_seconds)
 
@@ -177,12 +186,17 @@ class Allowance:
             if key in self._rooms:
                 self._rooms[key] -= part
 
-    def _places(self, keys: Sequence[Key]) -> tuple[float, float]:
-        """When the first that is postponed may go, and how far apart the others follow."""
+    def _places(self, keys: Sequence[Key]) -> Places:
         views = [self._views[key] for key in keys]
-        return (
-            max(LEAST_WAIT_SECONDS, *(view.grant.wait_seconds for view in views)),
-            max(limit.interval_seconds for view in views for limit in _pacing(view)),
+        first_seconds = max(LEAST_WAIT_SECONDS, *(view.grant.wait_seconds for view in views))
+        slowest = max(
+            (limit for view in views for limit in _pacing(view)), key=lambda one: one.interval_seconds
+        )
+        is_sure = not slowest.is_counted and all(view.grant.left for view in views)
+        return Places(
+            first_seconds=first_seconds,
+            interval_seconds=slowest.interval_seconds,
+            horizon_seconds=HORIZON_SECONDS if is_sure else reach(first_seconds),
         )
 
     def used(self, server: str) -> list[UsedLimit]:
@@ -261,5 +275,6 @@ def _room(limit: Limit, left: int, seconds: float) -> int:
 
 def _pacing(view: View) -> list[Limit]:
     """The limits that set the pace: those by second and minute, and what is used up."""
-    used_up = [limit for limit, left in view.left.items() if not limit.is_counted or left <= 0]
-    return used_up or list(view.limits)
+    left = view.left
+    pacing = [limit for limit in view.limits if not limit.is_counted or left.get(limit, 1) <= 0]
+    return pacing or list(view.limits)

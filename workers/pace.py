@@ -18,7 +18,7 @@ from campaigns.limit import Limit
 from campaigns.limits import Grant, Limits, Request
 from campaigns.publishing import is_urgent
 from campaigns.quotas import Quotas
-from campaigns.spread import Spread
+from campaigns.spread import Spread, reach
 
 __all__ = ["Hold", "Pace"]
 
@@ -228,12 +228,13 @@ class Pace:
                 _tell(lane.pop(), self._hold(lane, lane.full, wait_seconds))
 
     def _hold(self, lane: Lane, limit: Limit, wait_seconds: float) -> Hold:
-        """They come back one after the other, as the limit will allow."""
+        """They come back one after the other, as the limit will allow; others' mail is not known here."""
         spread_seconds = self._spread.wait_seconds(
             f"{lane.server} {limit.name}",
             self._monotonic(),
             not_before_seconds=wait_seconds,
             interval_seconds=limit.interval_seconds * lane.processes,
+            horizon_seconds=reach(wait_seconds),
         )
         is_servers = not limit.name.startswith("domain:")
         return Hold(wait_seconds=spread_seconds, reason=f"the limit of {limit.text}", is_servers=is_servers)

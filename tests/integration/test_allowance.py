@@ -196,3 +196,29 @@ def test_mail_that_two_servers_may_take_waits_only_if_both_are_full(make: Callab
     assert waits["secondary"] == 0
     assert waits["primary"] > 3000
     assert bench.look("a.example").domain_wait("primary", "a.example") > 3000
+
+
+def test_what_is_held_while_nobody_knows_the_counts_comes_back_soon(make: Callable[..., Bench]) -> None:
+    """Another process is reading them: nothing tells that the day is used up."""
+    bench = make(domains='"a.example" = ["15/s", "30000/d"]')
+    with redis.Redis.from_url(str(bench.settings.state_url)) as client:
+        name = Remembered(bench.settings, bench.ledger).name
+        client.set(f"campaigns:counts:{name}:reading", "1", ex=30)
+    allowance = bench.look("a.example")
+    waits = [allowance.domain_wait("primary", "a.example") for _ in range(400)]
+    assert min(waits) == 1.0
+    assert max(waits) <= 11.1
+
+
+def test_a_day_that_is_used_up_while_redis_is_away_is_asked_for_again_before_long(
+    make: Callable[..., Bench],
+) -> None:
+    bench = make(domains='"example.com" = "8/d"')
+    crowd = Crowd(bench.ledger, 8)
+    for claim in crowd.claim("primary"):
+        crowd.report(claim, State.SENT)
+    bench.broker.kill()
+    allowance = bench.look("example.com")
+    waits = [allowance.domain_wait("primary", "example.com") for _ in range(43)]
+    assert min(waits) == 60.0
+    assert max(waits) <= 120.0

@@ -1,6 +1,8 @@
 """Those who are postponed do not all come back at once."""
 
-from campaigns.spread import HORIZON_SECONDS, Spread
+import pytest
+
+from campaigns.spread import HORIZON_SECONDS, Spread, reach
 
 
 def _wait(spread: Spread, now: float = 0.0, key: str = "a") -> float:
@@ -35,3 +37,16 @@ def test_what_is_past_is_forgotten() -> None:
     _wait(spread)
     spread.forget_past(1_000.0)
     assert repr(spread) == "<Spread: 0 keys>"
+
+
+def test_behind_a_wait_that_may_be_wrong_places_reach_no_further_than_it() -> None:
+    spread = Spread()
+    waits = [
+        spread.wait_seconds(
+            "a", 0.0, not_before_seconds=1.0, interval_seconds=2.88, horizon_seconds=reach(1.0)
+        )
+        for _ in range(43)
+    ]
+    assert waits[:5] == pytest.approx([1.0, 3.88, 6.76, 9.64, 1.0])
+    assert max(waits) <= 11.0
+    assert [reach(seconds) for seconds in (0.0, 60.0, 86_400.0)] == [10.0, 60.0, HORIZON_SECONDS]
