@@ -292,10 +292,17 @@ class Fleet:
         return change
 
     def _consider(self) -> None:
-        """Servers that are drained, closed or not started are not among those that might still take mail."""
+        """Servers that are drained, closed or not started are not among those that might still take mail, nor
+        are those that nobody reads, that are full or used up: unless there are no others."""
         names = [server.name for server in self.settings.servers]
         able = [name for name in names if self.mode(name) == "open" and self.is_started(name)]
-        self.board.consider(able or names)
+        read, off = self.readers.names(self.settings.servers), self.off()
+        takers = [name for name in able if name in read and name not in off and not self._is_full(name)]
+        self.board.consider(takers or able or names)
+
+    def _is_full(self, server: str) -> bool:
+        health = self._health.get(server)
+        return health is not None and health.is_full
 
     def _record_changes(self) -> None:
         """Those of this process's doing. While the database is away they are kept."""
