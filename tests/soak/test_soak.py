@@ -38,3 +38,12 @@ def test_a_soak_finds_that_the_sweep_sends_again_what_may_have_been_sent(tmp_pat
     assert "\nD: delivery " in done.stdout, "somebody was served twice"
     assert "make soak MINUTES=1 SEED=99" in done.stdout
     assert list(tmp_path.glob("campaigns-soak-*/history.pickle"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_soak_finds_that_a_pause_holds_back_no_commit_point(tmp_path: Path) -> None:
+    four_pauses = ("--seed", "1008")
+    done = _soak(tmp_path, *four_pauses, "--broken", "the_commit_point_ignores_a_pause")
+    assert done.returncode == 1, done.stdout[-5000:] + done.stderr
+    assert "\nK: delivery " in done.stdout
