@@ -74,11 +74,18 @@ class Journal:
         return replayed
 
     def close(self) -> None:
-        """Give up the file; what is in it waits for the next replay, whoever does it."""
+        """Give up the file; what is in it waits for the next replay, whoever does it.
+
+        On a full disk this fails, too: closing writes what `append` could not, and has said so. The file is
+        closed even so, and the next outcome gets one of its own.
+        """
         with self._lock:
-            if self._file is not None:
-                self._file.close()
-                self._file = None
+            file, self._file = self._file, None
+            if file is not None:
+                try:
+                    file.close()
+                except OSError as error:
+                    log.warning("the end of a journal could not be written", extra={"reason": str(error)})
 
     def _open(self) -> IO[str]:
         if self._file is None:

@@ -1,9 +1,12 @@
 """The journal: durable before it returns, replayed once, torn lines and dead writers tolerated."""
 
 import os
+import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -140,6 +143,43 @@ def test_a_journal_that_was_never_written_leaves_no_file(tmp_path: Path) -> None
     assert journal.replay(taking([])) == 0
     journal.close()
     assert not (tmp_path / "none").exists()
+
+
+@contextmanager
+def no_room() -> Iterator[None]:
+    """What is written to any file is refused, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_journal_that_met_a_full_disk_takes_the_next_outcome(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "me")
+    with no_room():
+        with pytest.raises(OSError, match="too large"):
+            journal.append(RECORD)
+        journal.close()
+    journal.append(replace(RECORD, delivery_id=8))
+    replayed: list[Record] = []
+    assert journal.replay(taking(replayed)) == 1
+    assert [record.delivery_id for record in replayed] == [8]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_does_not_keep_the_journals_of_others_from_being_replayed(tmp_path: Path) -> None:
+    dead = Journal(tmp_path, "dead")
+    dead.append(RECORD)
+    dead.close()
+    journal = Journal(tmp_path, "me")
+    replayed: list[Record] = []
+    with no_room():
+        with pytest.raises(OSError, match="too large"):
+            journal.append(RECORD)
+        assert journal.replay(taking(replayed)) == 1
+    assert len(replayed) == 1
 
 
 def test_what_the_ledger_refuses_is_kept_for_a_person(tmp_path: Path) -> None:
