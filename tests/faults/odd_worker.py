@@ -166,11 +166,11 @@ def _lay(doom: Doom) -> None:
 
     def submitting(operation: object) -> None:
         if isinstance(operation, Record):
-            doom.at("before record")
+            doom.at("before record", operation.delivery_id)
 
     def submitted(result: object, operation: object) -> None:
         if isinstance(operation, Record):
-            doom.at("after record")
+            doom.at("after record", operation.delivery_id)
 
     def answering(ended: object, phase: Phase, _: bytes) -> None:
         if ended is None and phase in answered:
