@@ -96,14 +96,22 @@ class Saboteur:
 
     @contextmanager
     def _worker_doze(self, planned: Planned, point: str, passage: int) -> Iterator[None]:
-        """It falls asleep at that point, if it comes to it in time, for longer than its lease."""
+        """It falls asleep at that point, if it comes to it in time, for longer than its lease.
+
+        One that comes to it later would sleep for ever, and nobody would know why.
+        """
         slot = self._slot(planned)
         slot.kill()
         slot.start(f"stop:{point}:{passage}")
-        if slot.wait(planned.seconds, until=slot.is_asleep):
+        sleeps = slot.wait(planned.seconds, until=slot.is_asleep)
+        if sleeps:
             time.sleep(ASLEEP_SECONDS)
         yield
-        slot.wake()
+        if sleeps:
+            slot.wake()
+        else:
+            slot.kill()
+            slot.start()
 
     # ---- mail servers and the way to them
 
