@@ -158,8 +158,9 @@ async def test_an_attempt_that_is_stopped_while_it_connects_uses_up_nothing(
     server.script.set(Misbehaviour(phase="greeting", action="delay", seconds=30))
     attempt = Attempt(Job(campaign=crowd.name, delivery_id=crowd.ids[0], server="primary"), services)
     task = asyncio.create_task(attempt.run())
-    while attempt.wait.phase is None:  # noqa: ASYNC110 - the server's own time
+    while not server.stats["misbehaved.greeting.delay"]:  # noqa: ASYNC110 - the server's own time
         await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
     attempt.stop()
     assert await task is None
     server.script.clear()
