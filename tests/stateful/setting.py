@@ -54,7 +54,7 @@ class Setting(RuleBasedStateMachine):
         self.names: dict[int, str] = {}
         self.tokens: dict[int, str] = {}
         self.before: Stock | None = None
-        self.untouched: set[int] = set()
+        self.asked: list[Operation] = []
         self.journal = Journal(self.directory, "worker", wall_clock=lambda: self.clock.now)
         for left in self.directory.glob("*"):
             left.unlink()
@@ -114,7 +114,7 @@ class Setting(RuleBasedStateMachine):
     def submit(self, asks: Sequence[Ask]) -> None:
         """One batch: the ledger's answers are the reference's, and whoever asked is told."""
         operations = [ask.operation for ask in asks]
-        self.untouched |= self._stale(operations)
+        self.asked += operations
         self.reference.now = self.clock.now
         expected = self.reference.apply(operations)
         results = self.ledger.apply(operations)
@@ -124,10 +124,10 @@ class Setting(RuleBasedStateMachine):
             assert not isinstance(result, Exception), result
             ask.told(result)
 
-    def _stale(self, operations: Sequence[Operation]) -> set[int]:
-        """Deliveries of which only attempts of old fences ask something, and none that a 250 was heard."""
-        own = {operation.delivery_id for operation in operations if not self._is_stale(operation)}
-        return {operation.delivery_id for operation in operations} - own
+    def _asked_by_the_stale_alone(self) -> set[int]:
+        """Deliveries of which only attempts of old fences asked something since `before`, and none a 250."""
+        own = {operation.delivery_id for operation in self.asked if not self._is_stale(operation)}
+        return {operation.delivery_id for operation in self.asked} - own
 
     def _is_stale(self, operation: Operation) -> bool:
         fence = getattr(operation, "fence", None)
@@ -184,7 +184,7 @@ class Setting(RuleBasedStateMachine):
         for one in now.concerned(self.before):
             states = [self.rows[row].state for row in self.reference.of(one)]
             stock.check_counts(self.ledger, self.names[one], states, now.statuses[one])
-        self.before, self.untouched = now, set()
+        self.before, self.asked = now, []
 
     def _believe(self, now: Stock) -> None:
         assert now.rows.keys() >= self.rows.keys(), "somebody is gone"
@@ -194,9 +194,10 @@ class Setting(RuleBasedStateMachine):
 
     def _check_against(self, before: Stock, now: Stock) -> None:
         """What was not to change is as it was, column by column; what was tried is only ever added to."""
+        untouched = self._asked_by_the_stale_alone()
         for one, row in before.rows.items():
             assert now.rows[one].fence >= row.fence, "a fence was lowered"
-            if one in self.untouched or (not self.is_trusting and now.rows[one] == row):
+            if one in untouched or (not self.is_trusting and now.rows[one] == row):
                 assert now.raw[one] == before.raw[one], "a stale attempt, or nobody, changed something"
         assert now.tries[: len(before.tries)] == before.tries
         assert len({one[:3] for one in now.tries}) == len(now.tries), "a report counts twice"
