@@ -141,7 +141,7 @@ class StandbyKeeper:
         if self._stopping.is_set():
             return
         standby = self._ledger.standbys().get(server.name)
-        turn = next_turn(standby, self._lasting_need(server), now=self._fleet.now(), timing=self._timing)
+        turn = next_turn(standby, self._lasting_need(server, standby), now=self._fleet.now(), timing=self._timing)
         before: StandbyState = standby.state if standby else "resting"
         failures = standby.failures if standby else 0
         if turn == "start":
@@ -149,12 +149,14 @@ class StandbyKeeper:
         elif turn == "stop" and not (before == "active" and self._ledger.is_busy(server.name)):
             self._stop(server, before, failures)
 
-    def _lasting_need(self, server: Server) -> Need:
+    def _lasting_need(self, server: Server, standby: StandbyRecord | None) -> Need:
+        """It is idle only while it is active: whoever had it started may need it, unseen by this process."""
         need = self._need(server)
+        is_idle = standby is not None and standby.state == "active" and not need.is_kept
         return replace(
             need,
             wanted_seconds=self._seconds_of(server, "wanted", holds=need.is_wanted),
-            idle_seconds=self._seconds_of(server, "idle", holds=not need.is_kept),
+            idle_seconds=self._seconds_of(server, "idle", holds=is_idle),
             down_seconds=self._seconds_of(server, "down", holds=self._fleet.state(server.name) != "closed"),
         )
 

@@ -158,6 +158,20 @@ def test_it_is_stopped_when_a_hot_server_has_been_back_for_a_minute(
     assert guard.changes()[2:] == [("active", "stopping"), ("stopping", "resting")]
 
 
+def test_a_process_that_saw_no_need_of_it_does_not_stop_what_another_has_just_started(
+    guard_of: MakeGuard, record: Path
+) -> None:
+    guard, other = guard_of("one"), guard_of("other")
+    Crowd(guard.ledger)
+    assert [other.turn(60) for _ in range(3)] == ["resting"] * 3
+    assert guard.start() == "active"
+    guard.find("primary")
+    assert other.turn(1) == "active"
+    assert other.turn(59) == "active"
+    assert other.turn(1) == "resting", "its own minute is over"
+    assert log_of(record) == ["start", "stop"]
+
+
 def test_it_goes_on_while_mail_waits_for_it_or_is_on_its_way_through_it(guard_of: MakeGuard) -> None:
     guard = guard_of()
     crowd = Crowd(guard.ledger)
