@@ -141,7 +141,9 @@ class StandbyKeeper:
         if self._stopping.is_set():
             return
         standby = self._ledger.standbys().get(server.name)
-        turn = next_turn(standby, self._lasting_need(server, standby), now=self._fleet.now(), timing=self._timing)
+        turn = next_turn(
+            standby, self._lasting_need(server, standby), now=self._fleet.now(), timing=self._timing
+        )
         before: StandbyState = standby.state if standby else "resting"
         failures = standby.failures if standby else 0
         if turn == "start":
