@@ -42,7 +42,7 @@ RETURNING id
 """
 _GIVE_UP = """
 UPDATE drill SET status = 'failed', finished_at = {clock}, dead_until = NULL, reason = :reason
- WHERE status = 'running' AND dead_until < {clock} - CAST(:seconds AS double precision)
+ WHERE status = 'running' AND dead_until <= {clock} - CAST(:seconds AS double precision)
 RETURNING server
 """
 _MEET = """
