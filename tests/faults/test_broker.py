@@ -32,7 +32,10 @@ def tcp_trial(new_trial: Trials, valkey: Valkey) -> Trial:
 
 
 def _under_way(trial: Trial, count: int, start: bool = True) -> list[str]:
+    """So slow that it takes seconds whatever the machine can do."""
     emails = addresses(count)
+    for server in (trial.primary, trial.secondary):
+        server.set("dot", "delay", seconds=0.2)
     if start:
         trial.start_workers()
     trial.send("spring", emails)
@@ -47,8 +50,8 @@ def _all_are_sent(trial: Trial, emails: list[str]) -> None:
 
 @slow
 def test_a_full_broker_is_waited_out(tcp_trial: Trial, valkey: Valkey) -> None:
-    emails = _under_way(tcp_trial, 1_000)
-    with tcp_trial.outage("full", "broker"), valkey.client() as client:
+    emails = _under_way(tcp_trial, 1_500)
+    with tcp_trial.outage_on_the_way("spring", "full", "broker"), valkey.client() as client:
         client.config_set("maxmemory", 1)
         time.sleep(6)
         client.config_set("maxmemory", 0)
@@ -73,7 +76,7 @@ def test_a_broker_that_may_throw_messages_away_is_refused_at_the_start(
 @pytest.mark.parametrize("with_file", [True, False])
 def test_a_broker_that_is_killed_twice(tcp_trial: Trial, valkey: Valkey, with_file: bool) -> None:
     emails = _under_way(tcp_trial, 1_500)
-    with tcp_trial.outage("killed twice", "broker"):
+    with tcp_trial.outage_on_the_way("spring", "killed twice", "broker"):
         for pause_seconds in (1.0, 4.0):
             valkey.kill()
             if not with_file:
@@ -88,7 +91,7 @@ def test_a_broker_that_is_killed_twice(tcp_trial: Trial, valkey: Valkey, with_fi
 @slow
 def test_a_broker_that_is_flushed_again_and_again(tcp_trial: Trial, valkey: Valkey) -> None:
     emails = _under_way(tcp_trial, 1_500)
-    with tcp_trial.outage("flushed", "broker"), valkey.client() as client:
+    with tcp_trial.outage_on_the_way("spring", "flushed", "broker"), valkey.client() as client:
         for _ in range(6):
             client.flushall()
             time.sleep(0.7)
@@ -109,10 +112,11 @@ def far_trial(new_trial: Trials, valkey: Valkey) -> Iterator[tuple[Trial, BadNet
 def test_a_silent_partition_of_forty_seconds(far_trial: tuple[Trial, BadNetwork], direction: str) -> None:
     trial, network = far_trial
     emails = _under_way(trial, 1_500)
-    with trial.outage("partition", "broker"):
+    with trial.outage_on_the_way("spring", "partition", "broker"):
         network.be(held=BOTH if direction == "both" else frozenset({direction}))
         time.sleep(40)
         network.heal()
+        assert network.met["held"] >= 1, "the fault was met"
     _all_are_sent(trial, emails)
 
 
@@ -123,6 +127,7 @@ def test_a_slow_and_narrow_way_to_the_broker(far_trial: tuple[Trial, BadNetwork]
         network.be(latency_seconds=0.15)
         emails = _under_way(trial, 300)
         trial.wait_until_finished("spring")
+        assert network.met["latency_seconds"] >= len(emails), "the fault was met"
         network.heal()
     _all_are_sent(trial, emails)
 

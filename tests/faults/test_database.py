@@ -35,7 +35,10 @@ def far_trial(new_trial: Trials, postgres_url: str, database_network: BadNetwork
 
 
 def _under_way(trial: Trial, count: int) -> list[str]:
+    """So slow that it takes seconds whatever the machine can do."""
     emails = addresses(count)
+    for server in (trial.primary, trial.secondary):
+        server.set("dot", "delay", seconds=0.2)
     trial.start_workers()
     trial.send("spring", emails)
     patiently(lambda: trial.count("spring", State.SENT) >= 50, what=trial.logs)
@@ -71,10 +74,11 @@ def test_a_database_that_cannot_be_reached_is_waited_for(
     far_trial: Trial, database_network: BadNetwork
 ) -> None:
     emails = _under_way(far_trial, 1_000)
-    with far_trial.outage("partition", "database"):
+    with far_trial.outage_on_the_way("spring", "partition", "database"):
         database_network.be(held=BOTH)
         time.sleep(OUTAGE_SECONDS)
         database_network.heal()
+        assert database_network.met["held"] >= 1, "the fault was met"
     _all_are_sent(far_trial, emails)
 
 
@@ -83,10 +87,11 @@ def test_connections_to_the_database_that_are_reset_again_and_again(
     far_trial: Trial, database_network: BadNetwork
 ) -> None:
     emails = _under_way(far_trial, 1_000)
-    with far_trial.outage("resets", "database"):
+    with far_trial.outage_on_the_way("spring", "resets", "database"):
         for _ in range(10):
             database_network.reset()
             time.sleep(0.4)
+        assert database_network.met["reset"] >= 10, "the fault was met"
     _all_are_sent(far_trial, emails)
 
 
@@ -96,7 +101,7 @@ def test_a_database_that_takes_no_writes_is_waited_for(
 ) -> None:
     trial = new_trial(own_postgres.url(own_postgres.create_database()))
     emails = _under_way(trial, 1_000)
-    with trial.outage("read-only", "database"):
+    with trial.outage_on_the_way("spring", "read-only", "database"):
         _configure(own_postgres, "default_transaction_read_only = on")
         time.sleep(1)
         accepted = trial.accepted_count()
@@ -117,7 +122,7 @@ def test_a_database_that_crashes_at_once_after_its_start_again(
 ) -> None:
     trial = new_trial(own_postgres.url(own_postgres.create_database()))
     emails = _under_way(trial, 1_000)
-    with trial.outage("killed twice", "database"):
+    with trial.outage_on_the_way("spring", "killed twice", "database"):
         for pause_seconds in (3.0, 0.5):
             own_postgres.stop(signal.SIGQUIT)
             time.sleep(pause_seconds)
@@ -167,7 +172,7 @@ def test_a_full_disk_under_sqlite_is_waited_out(new_trial: Trials) -> None:
         trial = new_trial(f"sqlite:///{disk}/campaigns.db")
         stack.callback(trial.database.close)
         emails = _under_way(trial, 1_500)
-        with trial.outage("disk full", "database"):
+        with trial.outage_on_the_way("spring", "disk full", "database"):
             _full_for_a_while(trial, disk)
         _all_are_sent(trial, emails)
         for worker in trial.workers:
@@ -179,7 +184,7 @@ def test_a_full_disk_under_postgresql_is_waited_out(new_trial: Trials) -> None:
     with _small_disk(400) as disk, postgres_server(disk) as server:
         trial = new_trial(server.url(server.create_database()))
         emails = _under_way(trial, 3_000)
-        with trial.outage("disk full", "database"):
+        with trial.outage_on_the_way("spring", "disk full", "database"):
             _full_for_a_while(trial, disk)
             if not server.is_running:  # it gives up where it cannot write its log; an operator starts it
                 server.start()

@@ -144,6 +144,15 @@ class Trial(Place):
         with self.faults.injected(kind, target, may_leave_uncertain=number):
             yield
 
+    @contextlib.contextmanager
+    def outage_on_the_way(self, campaign: str, kind: str, target: str) -> Iterator[None]:
+        """As `outage`, of which the campaign must have met something: it is not over when the fault is."""
+        with self.outage(kind, target):
+            assert self.count(campaign, State.SENT) < len(self._emails[campaign])
+            yield
+            sent = self.count(campaign, State.SENT)
+            assert sent < len(self._emails[campaign]), f"the campaign was over before the fault ({kind}) was"
+
     def history(self, *, final_within_seconds: float = FINAL_SECONDS, **options: Any) -> History:
         return collect(
             self.database,
