@@ -114,10 +114,11 @@ class Traffic:
         # Refused: it was done, its reply was lost, and the campaign is over; or the rest came too late.
         with suppress(TransitionRefused):
             insist(lambda: self._ledger.send(name))
-        with suppress(TransitionRefused):
+        try:
             self._add_recipients(campaign_id, emails[first:])
-        if insist(lambda: self._ledger.counts(name)).total == first:
-            self.emails[name] = emails[:first]
+        except TransitionRefused:
+            if insist(lambda: self._ledger.counts(name)).total == first:
+                self.emails[name] = emails[:first]
         self.added += len(self.emails[name])
 
     def _create(self, name: str) -> int:
