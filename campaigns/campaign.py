@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from campaigns.errors import TransitionRefused
 from campaigns.events import BY_OPERATOR
 from campaigns.ledger import DeliveryRecord
+from campaigns.message import message_id_pattern
 from campaigns.progress import Progress, ServerProgress
 from campaigns.recipients import RecipientList
 from campaigns.settings import DEFAULT_STREAM
@@ -24,7 +25,17 @@ from campaigns.watch import View, watch
 if TYPE_CHECKING:
     from campaigns.client import Client
 
-Delivery = DeliveryRecord
+_RECORDED = tuple(field.name for field in fields(DeliveryRecord))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Delivery(DeliveryRecord):
+    """One recipient of a campaign, and what became of it. Times are epoch seconds by the database's clock.
+
+    `message_id` is the same at each attempt, in angle brackets: by it a server's log names the mail.
+    """
+
+    message_id: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,8 +213,12 @@ class Campaign:
         Raises ValueError for a state that there is not.
         """
         wanted = None if state is None else State(state)
-        self._client.ledger.campaign(self.name)
-        return self._client.ledger.deliveries(self.name, wanted)
+        record = self._client.ledger.campaign(self.name)
+        pattern = message_id_pattern(record.token, record.sender)
+        return (
+            Delivery(**{name: getattr(one, name) for name in _RECORDED}, message_id=pattern % one.id)
+            for one in self._client.ledger.deliveries(self.name, wanted)
+        )
 
     def _open_status(self) -> Status:
         status = self._status

@@ -25,6 +25,7 @@ __all__ = [
     "RecipientContent",
     "RenderedMessage",
     "compile_campaign",
+    "message_id_pattern",
     "validate_content",
 ]
 
@@ -103,7 +104,7 @@ class CompiledMessage:
         self._smtputf8 = any(
             box is not None and box.address.needs_smtputf8 for box in (self._sender, self._reply_to)
         )
-        self._message_id = f"<{content.token}.%d@{self._sender.address.domain}>"
+        self._message_id = message_id_pattern(content.token, content.sender)
         self._slots = self._header(content)
         self._html = self._template(content.html, "html")
         self._text = self._template(content.text, "text")
@@ -203,6 +204,11 @@ class CompiledMessage:
             text = self._text.render(values)
         parts = [part(text, "plain", self._boundary), part(html, "html", self._boundary)]
         return alternative(parts, self._boundary)
+
+
+def message_id_pattern(token: str, sender: str) -> str:
+    """`<token.%d@domain of the sender>`: with a delivery's id, the Message-ID of each of its attempts."""
+    return f"<{token}.%d@{Mailbox.parse('From', sender).address.domain}>"
 
 
 def compile_campaign(content: CampaignContent) -> CompiledMessage:

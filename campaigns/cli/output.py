@@ -38,7 +38,7 @@ STATE_STYLES = {
 }
 
 
-_WHOLE = frozenset({"email", "since", "updated", "at", "server", "state", "status", "worker"})
+_WHOLE = frozenset({"email", "since", "updated", "at", "server", "state", "status", "worker", "message-id"})
 """Columns that are not folded: a part of such a value is of no use."""
 _LEAST_FOLDED = 12
 """No other column is made narrower than this, or than its longest cell."""

@@ -16,7 +16,7 @@ from campaigns.printable import spreadsheet_cell
 from campaigns.settings import load_settings
 from campaigns.states import State
 
-COLUMNS = ("email", "state", "server", "reply", "deferrals", "updated_at")
+COLUMNS = ("email", "state", "server", "reply", "deferrals", "updated_at", "message_id")
 _TABLE_ROWS = 1000
 
 
@@ -34,6 +34,7 @@ def recipients(name: str, state: str | None, form: str, as_json: bool) -> None:
 
     \b
     campaigns recipients spring --state failed
+    campaigns recipients spring --state uncertain     # with the Message-ID to look for in the server's log
     campaigns recipients spring --format csv > spring.csv
     """
     with Client(load_settings()) as client:
@@ -43,7 +44,7 @@ def recipients(name: str, state: str | None, form: str, as_json: bool) -> None:
         elif form == "csv":
             _print_csv(deliveries)
         else:
-            _print_table(deliveries)
+            _print_table(deliveries, with_ids=state == State.UNCERTAIN)
 
 
 def _print_json(deliveries: Iterable[Delivery]) -> None:
@@ -62,21 +63,20 @@ def _print_csv(deliveries: Iterable[Delivery]) -> None:
         writer.writerow({key: spreadsheet_cell(value) for key, value in _row(delivery).items()})
 
 
-def _print_table(deliveries: Iterable[Delivery]) -> None:
+def _print_table(deliveries: Iterable[Delivery], *, with_ids: bool) -> None:
     """In pages of a thousand, each with its header, so that it begins at once."""
     rows: list[tuple[object, ...]] = []
     empty = "Nobody."
+    header = ("email", "state", "server", "deferrals>", "updated", *(["message-id"] * with_ids), "reply")
     for delivery in deliveries:
-        reply, updated = delivery.reply, short_time(delivery.updated_at)
-        rows.append((delivery.email, delivery.state, delivery.server, delivery.deferrals, updated, reply))
+        one, ids = delivery, [delivery.message_id] * with_ids
+        updated = short_time(one.updated_at)
+        rows.append((one.email, one.state, one.server, one.deferrals, updated, *ids, one.reply))
         if len(rows) == _TABLE_ROWS:
-            print_table(_HEADER, rows, empty="")
+            print_table(header, rows, empty="")
             rows, empty = [], ""
     if rows or empty:
-        print_table(_HEADER, rows, empty=empty)
-
-
-_HEADER = ("email", "state", "server", "deferrals>", "updated", "reply")
+        print_table(header, rows, empty=empty)
 
 
 def _row(delivery: Delivery) -> dict[str, object]:
@@ -87,4 +87,5 @@ def _row(delivery: Delivery) -> dict[str, object]:
         "reply": delivery.reply,
         "deferrals": delivery.deferrals,
         "updated_at": iso(delivery.updated_at),
+        "message_id": delivery.message_id,
     }

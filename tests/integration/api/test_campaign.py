@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from email import message_from_bytes
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ from campaigns.errors import (
 )
 from campaigns.health import HealthBoard
 from campaigns.ledger import Claim, CommitPoint, Record
+from campaigns.message import RecipientContent
 from campaigns.settings import Settings
 from campaigns.states import State, Status
 
@@ -209,6 +211,16 @@ def test_failed_deliveries_are_listed_and_can_be_tried_again(client: Client, cam
     assert campaign.retry("failed").count == 3
     assert campaign.status().counts[State.PENDING] == 3
     assert campaign.status().status is Status.RUNNING
+
+
+def test_each_delivery_has_the_message_id_that_its_mail_has(client: Client) -> None:
+    spring = client.create_campaign("spring", sender="News <news@b\u00fcch.example>", subject="Hi", text="x")
+    spring.recipients.add(["ann@example.com", "bob@example.com"])
+    compiled = client.compiled(client.ledger.campaign("spring"))
+    for delivery in spring.deliveries():
+        content = RecipientContent(delivery_id=delivery.id, email=delivery.email, fields={})
+        mail = message_from_bytes(compiled.render(content, 0.0).body)
+        assert delivery.message_id == mail["Message-ID"]
 
 
 def test_uncertain_ones_are_left_alone_while_their_server_may_still_answer(

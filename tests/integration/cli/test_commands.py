@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from sqlalchemy import text
 
 from campaigns.cli import main, output
 from campaigns.cli.group import _COMMANDS
@@ -247,10 +248,21 @@ def test_recipients_are_listed_as_table_csv_and_json(desk: Desk) -> None:
         "\N{LATIN SMALL LETTER E WITH ACUTE}ve@example.com",
     ]
     told = json.loads(desk.run("recipients", "spring", "--format", "json").stdout)
-    assert list(told[0]) == ["email", "state", "server", "reply", "deferrals", "updated_at"]
+    assert list(told[0]) == ["email", "state", "server", "reply", "deferrals", "updated_at", "message_id"]
+    assert [row["message_id"] for row in rows] == [one["message_id"] for one in told]
     assert told[0]["state"] == "pending" and told[0]["updated_at"].endswith("+00:00")
     assert told == desk.json("recipients", "spring")
     assert json.loads(desk.run("recipients", "spring", "--state", "sent", "--format", "json").stdout) == []
+
+
+def test_who_is_uncertain_is_listed_with_what_the_server_s_log_calls_the_mail(desk: Desk) -> None:
+    desk.send()
+    assert "message-id" not in desk.run("recipients", "spring").stdout
+    with Client(load_settings()) as client, client.ledger.database.write() as connection:
+        connection.execute(text("UPDATE delivery SET state = 'uncertain' WHERE id = 2"))
+    first, second = (one["message_id"] for one in desk.json("recipients", "spring"))
+    table = desk.run("recipients", "spring", "--state", "uncertain").stdout
+    assert "message-id" in table and second in table.split() and first not in table
 
 
 def test_a_reply_cannot_become_a_formula_in_a_spreadsheet(desk: Desk) -> None:
