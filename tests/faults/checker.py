@@ -1,7 +1,7 @@
 """Judges the history of a run with faults. Pure: what it is given is all that it knows.
 
 C  everybody is final, or uncertain, or alive with something that wakes them; the counts add up
-D  no recipient's mail is accepted twice, over all servers, unless an operator had it sent again
+D  no recipient's mail is accepted twice, over all servers, unless an operator resent what was uncertain
 T  `sent` means that a server accepted it
 H  what a server accepted is `sent` or `uncertain`
 U  no more is uncertain than faults can have met after a commit point
@@ -137,7 +137,7 @@ def _resent_between(
     history: History, earlier: AcceptedMail, later: AcceptedMail, delivery: DeliverySeen
 ) -> bool:
     return any(
-        change.is_operators_retry and earlier.at <= change.at <= later.at
+        change.is_resend and earlier.at <= change.at <= later.at
         for change in history.changes_of.get(delivery.id, [])
     )
 
@@ -157,7 +157,7 @@ def _accepted_is_held(history: History) -> Iterator[Violation]:
             continue
         last = max(mail.at for mail in mails)
         changes = history.changes_of.get(delivery.id, [])
-        if not any(change.is_operators_retry and change.at >= last for change in changes):
+        if not any(change.is_resend and change.at >= last for change in changes):
             yield _of(delivery, "H", f"was accepted by {mails[-1].server}, and is {delivery.state}")
 
 
@@ -274,7 +274,7 @@ def _commit_points(history: History, delivery_id: int) -> list[Change]:
 def _is_released(history: History, first: Change, second: Change) -> bool:
     """Whether the first dot was refused or never given, for certain, or the operator took the risk."""
     changes = history.changes_of[first.delivery_id]
-    if any(change.is_operators_retry and first.seq < change.seq < second.seq for change in changes):
+    if any(change.is_resend and first.seq < change.seq < second.seq for change in changes):
         return True
     return any(
         report.fence == first.new_fence and report.says_that_no_mail_was_taken
@@ -392,7 +392,7 @@ def _rise(change: Change) -> int:
         return 1
     if change.new_state is State.PENDING and change.old_state is State.FAILED:
         return 1
-    return int(change.is_operators_retry and change.old_state is State.UNCERTAIN)
+    return int(change.is_resend)
 
 
 def _needs_a_report(change: Change) -> bool:

@@ -122,6 +122,11 @@ class Change:
         """Only an operator's retry raises the fence without a claim."""
         return self.new_state is State.PENDING and self.new_fence > self.old_fence
 
+    @property
+    def is_resend(self) -> bool:
+        """The operator had an uncertain mail sent again, and takes the risk that somebody gets it twice."""
+        return self.is_operators_retry and self.old_state is State.UNCERTAIN
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StatusChange:

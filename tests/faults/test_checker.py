@@ -1,5 +1,7 @@
 """The checker accepts a history in which all went well, and rejects one bad history of each kind."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -216,6 +218,30 @@ def _failed(outcome: str, **changes: Any) -> History:
     return replace(GOOD, reports=[*reports, _report(6, outcome, 13.0, **{"phase": "rcpt", **changes})])
 
 
+def _retried() -> Chain:
+    """Past its commit point it failed, and the operator had it tried again."""
+    return Chain(6).committed(12.1).to(State.FAILED, 12.4).to(P, 12.5, raises=1)
+
+
+def _failed_and_retried(
+    last: Chain, state: State, *reports: Report, mails: Sequence[AcceptedMail] = ()
+) -> History:
+    """The one that is failed in the good history went this way instead, and ended in this state."""
+    campaign = GOOD.campaigns[0]
+    kept = Counter({**campaign.kept, State.FAILED: 0})
+    kept[state] += 1
+    return replace(
+        _chain(6, last),
+        campaigns=[replace(campaign, kept=kept, sent_by={**campaign.sent_by, ONE: kept[State.SENT] - 1})],
+        deliveries=[
+            _delivery(6, state, fence=last.changes[-1].new_fence) if row.id == 6 else row
+            for row in GOOD.deliveries
+        ],
+        reports=[*(one for one in GOOD.reports if one.delivery_id != 6), *reports],
+        accepted=[*GOOD.accepted, *mails],
+    )
+
+
 def _stood_still(status: Status, before: int, until: int) -> History:
     """The campaign stood still between these changes."""
     stops = [
@@ -253,10 +279,29 @@ BAD = {
     "D: accepted twice by one": ("D", _mails(_mail(1, at=12.9))),
     "D: accepted again before the operator asked": ("D", _mails(_mail(4, at=10.7))),
     "D: a mail of nobody": ("D", _mails(replace(_mail(1), message_id="<other.1@example.com>"))),
+    "D: accepted again after a retry of what had failed": (
+        "D",
+        _failed_and_retried(
+            _retried().committed(12.6).to(State.SENT, 13.0),
+            State.SENT,
+            _report(6, "rejected", 12.4),
+            _report(6, "sent", 13.0, fence=3),
+            mails=[_mail(6, at=12.35), _mail(6, at=12.9)],
+        ),
+    ),
     "T: nobody accepted it": ("T", _mails(without=1)),
     "T: another server accepted it": ("T", _mails(_mail(1, TWO), without=1)),
     "H: accepted, and failed": ("H", _mails(_mail(6))),
     "H: accepted, and cancelled": ("H", _mails(_mail(7))),
+    "H: accepted, failed, retried and cancelled": (
+        "H",
+        _failed_and_retried(
+            _retried().to(State.CANCELLED, 13.0),
+            State.CANCELLED,
+            _report(6, "rejected", 12.4),
+            mails=[_mail(6, at=12.35)],
+        ),
+    ),
     "H: accepted, and still waiting": ("H", _row(1, state=P, next_attempt_at=99.0)),
     "U: more than the faults explain": ("U", replace(GOOD, faults=[])),
     "U: without a commit point": ("U", _chain(3, Chain(3).claimed(12).to(State.UNCERTAIN, 13.0))),
@@ -296,6 +341,16 @@ BAD = {
         replace(
             GOOD,
             reports=[replace(r, outcome="uncertain", code=None) if r.at == 11.0 else r for r in GOOD.reports],
+        ),
+    ),
+    "F: what may have been taken had failed, and was retried": (
+        "F",
+        _failed_and_retried(
+            _retried().committed(12.6).to(State.SENT, 13.0),
+            State.SENT,
+            _report(6, "rejected", 12.4, phase=None, code=None),
+            _report(6, "sent", 13.0, fence=3),
+            mails=[_mail(6, at=12.9)],
         ),
     ),
     "F: accepted by a server without a commit point": ("F", _mails(_mail(6, TWO))),
