@@ -125,7 +125,7 @@ def _validated(bare: str) -> ValidatedEmail:
 def _address(local: str, domain: str, *, needs_smtputf8: bool) -> Address:
     return Address(
         email=f"{local}@{domain}",
-        dedupe_key=f"{local.casefold()}@{domain}",
+        dedupe_key=f"{local.lower()}@{domain}",
         domain=domain,
         needs_smtputf8=needs_smtputf8,
     )

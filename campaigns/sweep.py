@@ -150,7 +150,10 @@ class Sweeper:
             return
         delivery = self._settings.delivery
         swept = self._ledger.sweep_leases(
-            CHUNK, max_crashes=delivery.max_crashes, lease_seconds=delivery.lease_seconds
+            CHUNK,
+            max_crashes=delivery.max_crashes,
+            lease_seconds=delivery.lease_seconds,
+            resends=delivery.on_uncertain == "resend",
         )
         if swept.pending or swept.uncertain or swept.failed:
             log.warning(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -105,13 +105,19 @@ class Leases(LedgerPart):
     """What must be done about time that has passed. Any number of processes may do it at once."""
 
     def sweep_leases(
-        self, limit: int = CHUNK, max_crashes: int = 5, *, lease_seconds: float = LONGEST_LEASE_SECONDS
+        self,
+        limit: int = CHUNK,
+        max_crashes: int = 5,
+        *,
+        lease_seconds: float = LONGEST_LEASE_SECONDS,
+        resends: bool = False,
     ) -> Swept:
         """Judge at most `limit` leases that ran out, and what a cancelled campaign left behind.
 
         Claimed goes back to pending, or fails as poison when workers vanished over it `max_crashes` times;
-        committing becomes uncertain. A lease that ends later than one of `lease_seconds` could, because the
-        database's clock was set back, is cut to that: the living renew theirs meanwhile.
+        committing becomes uncertain, or with `resends` goes back as well. A lease that ends later than one of
+        `lease_seconds` could, because the database's clock was set back, is cut to that: the living renew
+        theirs meanwhile.
         """
         clock = database_clock(self.database.dialect)
         parameters = {"limit": limit, "lease_seconds": lease_seconds}
@@ -122,17 +128,16 @@ class Leases(LedgerPart):
             for state in ("pending", "queued"):
                 stranded = statement(_STRANDED.replace(":state", f"'{state}'"))
                 ids += connection.execute(stranded, {"limit": limit}).scalars()
-        changes = (
-            again_after_conflict(lambda: self._sweep(sorted(ids), max_crashes, lease_seconds)) if ids else []
-        )
-        return _swept(changes)
 
-    def _sweep(self, ids: Sequence[int], max_crashes: int, lease_seconds: float) -> list[Change]:
         def judge(row: Row, now: float) -> Row | None:
             if row.status is Status.CANCELLED and row.state in {State.PENDING, State.QUEUED}:
                 return row.ended(State.CANCELLED, now=now)
-            return rules.shortened(row, now, lease_seconds) or rules.swept(row, now, max_crashes)
+            swept = rules.swept(row, now, max_crashes, resends=resends)
+            return rules.shortened(row, now, lease_seconds) or swept
 
+        return _swept(again_after_conflict(lambda: self._sweep(sorted(ids), judge)) if ids else [])
+
+    def _sweep(self, ids: Sequence[int], judge: Callable[[Row, float], Row | None]) -> list[Change]:
         with self.database.write() as connection:
             changes = self._change(connection, ids, judge)
             insert_attempts(connection, [_vanished(change) for change in changes if _has_vanished(change)])
@@ -237,7 +242,7 @@ def _has_vanished(change: Change) -> bool:
 
 def _vanished(change: Change) -> tuple[object, ...]:
     before, after = change
-    outcome = "uncertain" if after.state is State.UNCERTAIN else "crashed"
+    outcome = "uncertain" if before.state is State.COMMITTING else "crashed"
     return (
         after.id,
         after.campaign_id,
@@ -247,7 +252,7 @@ def _vanished(change: Change) -> tuple[object, ...]:
         None,
         None,
         None,
-        after.reply if after.state in {State.UNCERTAIN, State.FAILED} else "the worker vanished",
+        after.reply if outcome == "uncertain" or after.state is State.FAILED else "the worker vanished",
         before.updated_at,
         after.updated_at,
     )

@@ -96,16 +96,25 @@ def _recorded(row: Row, operation: Record, now: float) -> Row:
     return row.ended(operation.to, now=now, server=operation.server, reply=reply)
 
 
-def swept(row: Row, now: float, max_crashes: int) -> Row | None:
-    """What becomes of a delivery whose lease has run out; None while it holds."""
+def swept(row: Row, now: float, max_crashes: int, *, resends: bool = False) -> Row | None:
+    """What becomes of a delivery whose lease has run out; None while it holds.
+
+    `resends`: what may have been sent is sent again, if the operator has so decided; but not without end.
+    """
     if row.state not in _HELD or row.lease_until is None or row.lease_until > now:
         return None
+    crashed = replace(row, crashes=row.crashes + 1)
+    is_last = crashed.crashes >= max_crashes
     if row.state is State.COMMITTING:
-        return row.ended(State.UNCERTAIN, now=now, reply="the worker vanished after the commit point")
-    row = replace(row, crashes=row.crashes + 1)
-    if row.crashes >= max_crashes and row.status is not Status.CANCELLED:
-        return row.ended(State.FAILED, now=now, reply=f"{row.crashes} workers vanished while sending it")
-    return row.waiting(seconds=0.0, now=now)
+        reply = "the worker vanished after the commit point"
+        if resends and not is_last and row.status is not Status.CANCELLED:
+            return crashed.waiting(seconds=0.0, now=now, reply=reply)
+        return row.ended(State.UNCERTAIN, now=now, reply=reply)
+    if is_last and row.status is not Status.CANCELLED:
+        return crashed.ended(
+            State.FAILED, now=now, reply=f"{crashed.crashes} workers vanished while sending it"
+        )
+    return crashed.waiting(seconds=0.0, now=now)
 
 
 def shortened(row: Row, now: float, lease_seconds: float) -> Row | None:

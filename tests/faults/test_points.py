@@ -7,7 +7,7 @@ from campaigns.states import State
 from tests.acceptance.place import addresses
 from tests.faults.history import History
 from tests.faults.odd_worker import POINTS
-from tests.faults.trial import PATIENCE_SECONDS, Trial, Trials, patiently
+from tests.faults.trial import PATIENCE_SECONDS, QUICK, Trial, Trials, patiently
 
 FAST = ("commit point unheard", "dot handed over")
 """Those that `make test` runs, too."""
@@ -81,6 +81,26 @@ def test_a_worker_that_is_killed_loses_nobody_and_serves_nobody_twice(trial: Tri
     assert _is_explained_by_the_primary(trial, history)
     _judge_the_dead(history, trial.doomed_by(doomed), point)
     assert trial.count("spring", State.SENT) == len(EMAILS) - len(_uncertain(history))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", ["after commit point", "dot handed over"])
+def test_with_resend_nobody_waits_for_the_operator(new_trial: Trials, point: str) -> None:
+    """Nor does whom a killed worker had at its dot; they may be served twice, and that was asked for."""
+    trial = new_trial(delivery=QUICK + '\non_uncertain = "resend"')
+    _one_at_a_time(trial)
+    doomed = trial.odd_worker("primary", oddities=f"kill:{point}:15")
+    trial.start_worker("secondary")
+    trial.wait_for_workers(2)
+    trial.send("spring", EMAILS)
+    trial.wait_for_death(doomed)
+    at_dot = trial.at_its_dot(doomed)
+    assert at_dot >= 1, "the fault was met"
+    trial.faults.note(f"worker killed: {point}", may_leave_uncertain=at_dot)
+    history = trial.verdict()
+    assert trial.states("spring") == {State.SENT: len(EMAILS)}
+    served = sum(len(mails) for mails in history.accepted_of.values())
+    assert len(EMAILS) <= served <= len(EMAILS) + at_dot
 
 
 @pytest.mark.parametrize("point", _points())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -21,6 +21,7 @@ from tests.crowd import Crowd
 from workers.attempt import Attempt, Job, Step
 from workers.leases import LeaseKeeper
 from workers.services import Services
+from workers.transaction import Transaction
 
 CONFIGURATION = """
 database = "{database}"
@@ -147,6 +148,45 @@ async def test_a_reply_that_comes_to_a_terminated_task_at_its_dot_is_recorded(
     await terminated(await at_its_dot(attempt_of(services, crowd), server))
     assert crowd.state() is State.SENT
     assert len(services.leases) == 0
+
+
+async def test_a_mistake_of_ours_after_the_dot_leaves_an_uncertain(
+    services: Services, server: ScriptedSmtpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crowd = Crowd(services.ledger)
+    crowd.queue()
+    reply_to_dot = Transaction._reply_to_dot
+
+    async def go_wrong(transaction: Transaction) -> Any:
+        await reply_to_dot(transaction)
+        raise ValueError("a mistake of ours")
+
+    monkeypatch.setattr(Transaction, "_reply_to_dot", go_wrong)
+    await attempt_of(services, crowd).run()
+    assert server.stats["accepted"] == 1
+    assert crowd.state() is State.UNCERTAIN
+
+
+async def test_a_worker_that_ends_waits_for_what_is_being_recorded(
+    services: Services, server: ScriptedSmtpServer
+) -> None:
+    crowd = Crowd(services.ledger)
+    crowd.queue()
+    attempt = attempt_of(services, crowd)
+    settle = attempt._settle
+
+    async def slowly(*arguments: Any) -> TaskResult:
+        await asyncio.sleep(0.3)
+        return await settle(*arguments)
+
+    attempt._settle = slowly  # type: ignore[method-assign]
+    task = asyncio.create_task(attempt.run())
+    await until(attempt, Step.RECORDING)
+    await asyncio.sleep(0.05)
+    assert crowd.state() is State.COMMITTING
+    await services.close()
+    assert crowd.state() is State.SENT
+    await task
 
 
 @pytest.mark.parametrize("times", [1, 2])

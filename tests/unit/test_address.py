@@ -54,6 +54,11 @@ def test_only_a_foreign_local_part_needs_smtputf8() -> None:
     assert not normalise("joerg@例え.jp").needs_smtputf8
 
 
+def test_addresses_that_only_look_alike_are_two_people() -> None:
+    for one, other in (("straße", "strasse"), ("\u017fam", "sam"), ("\ufb01nn", "finn")):
+        assert normalise(f"{one}@example.de").dedupe_key != normalise(f"{other}@example.de").dedupe_key
+
+
 def test_composed_and_decomposed_letters_are_one_person() -> None:
     assert normalise("jo\u0308rg@example.com").dedupe_key == normalise("JÖRG@example.com").dedupe_key
 

@@ -219,6 +219,22 @@ def test_a_delivery_that_kills_its_workers_fails_as_poison() -> None:
     assert poison is not None and poison.state is State.FAILED and poison.reply
 
 
+def test_what_may_have_been_sent_is_sent_again_if_the_operator_says_so_but_not_without_end() -> None:
+    again = rules.swept(row(State.COMMITTING, lease_until=NOW, crashes=3), NOW, 5, resends=True)
+    assert again is not None and (again.state, again.crashes, again.owner) == (State.PENDING, 4, None)
+    last = rules.swept(row(State.COMMITTING, lease_until=NOW, crashes=4), NOW, 5, resends=True)
+    assert last is not None and last.state is State.UNCERTAIN
+    cancelled = row(State.COMMITTING, lease_until=NOW, status=Status.CANCELLED)
+    doubted = rules.swept(cancelled, NOW, 5, resends=True)
+    assert doubted is not None and doubted.state is State.UNCERTAIN, "it may have been sent"
+
+
+def test_the_poison_of_a_cancelled_campaign_is_cancelled() -> None:
+    poison = row(State.CLAIMED, lease_until=NOW, crashes=4, status=Status.CANCELLED)
+    swept = rules.swept(poison, NOW, 5)
+    assert swept is not None and swept.state is State.CANCELLED
+
+
 @pytest.mark.parametrize("state", sorted(set(State) - HELD))
 def test_the_sweep_touches_only_what_is_held(state: State) -> None:
     assert rules.swept(row(state, lease_until=NOW - 1), NOW, 5) is None

@@ -129,6 +129,8 @@ def test_what_no_server_may_take_is_postponed(ledger: Ledger) -> None:
     crowd = Crowd(ledger, 2)
     assert ledger.postpone(crowd.ids[:1], 60) == 1
     assert [one.delivery_id for one in ledger.due(10)] == crowd.ids[1:]
+    crowd.queue(ids=crowd.ids[1:])
+    assert ledger.postpone(crowd.ids[1:], 60) == 0, "another has given it to a server meanwhile"
 
 
 def test_what_a_limit_holds_says_so(ledger: Ledger) -> None:

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import Connection
 
 from campaigns.database import create_database
+from campaigns.errors import TransitionRefused
 from campaigns.ledger import Claim, Ledger
 from campaigns.ledger.changes import Change, lock_rows
 from campaigns.states import State, Status
@@ -97,6 +98,22 @@ def test_a_retry_leaves_what_its_own_late_reply_has_resolved(ledger: Ledger) -> 
         assert ledger.retry(crowd.name, State.UNCERTAIN).moved == 1
     assert crowd.state(crowd.ids[0]) is State.SENT
     assert crowd.state(crowd.ids[1]) is State.PENDING
+
+
+def test_a_retry_leaves_all_of_a_campaign_that_was_cancelled_since_it_looked(ledger: Ledger) -> None:
+    crowd = Crowd(ledger)
+    crowd.uncertain()
+    candidates = ledger._candidates
+
+    def looked(campaign_id: int, sql: str, after: int) -> list[int]:
+        found = candidates(campaign_id, sql, after)
+        Ledger(ledger.database).cancel(crowd.name)
+        return found
+
+    ledger._candidates = looked  # type: ignore[method-assign]
+    with pytest.raises(TransitionRefused):
+        ledger.retry(crowd.name, State.UNCERTAIN)
+    assert crowd.state() is State.UNCERTAIN
 
 
 def test_a_campaign_that_was_paused_since_it_was_found_idle_is_not_finished(ledger: Ledger) -> None:

@@ -27,6 +27,17 @@ def test_the_lease_of_a_dead_worker_is_free_again(ledger: Ledger) -> None:
     crowd.counts()
 
 
+def test_the_sweep_resends_if_that_was_asked_for_and_keeps_the_doubt_on_record(ledger: Ledger) -> None:
+    crowd = Crowd(ledger)
+    (claim,) = crowd.committing()
+    expire(crowd)
+    assert ledger.sweep_leases(resends=True) == Swept(pending=1, uncertain=0, failed=0)
+    assert [attempt["outcome"] for attempt in crowd.attempts()] == ["uncertain"]
+    assert "after the commit point" in crowd.row()["reply"]
+    assert crowd.report(claim, State.SENT).state is State.SENT, "its own late 250 still counts"
+    crowd.counts()
+
+
 def test_a_delivery_that_kills_every_worker_fails(ledger: Ledger) -> None:
     crowd = Crowd(ledger)
     for _ in range(2):
