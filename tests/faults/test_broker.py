@@ -156,3 +156,5 @@ def test_a_visibility_timeout_far_shorter_than_a_mail_takes(trial: Trial) -> Non
         trial.send("spring", emails)
         trial.wait_until_finished("spring")
     _all_are_sent(trial, emails)
+    again = re.findall(r"delivered again: (\d+)", trial.logs(100_000))
+    assert sum(map(int, again)) >= len(emails), "each took longer than that"
