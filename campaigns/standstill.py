@@ -12,10 +12,14 @@ NO_WORKER = "no worker is running: start `campaigns up`"
 _TAKE_NOTHING = frozenset(
     {"closed by hand", "full", "resting", "not started", "being started", "being stopped"}
 )
+_ON_TRIAL = "on trial"
 
 
 def why_nothing_moves(servers: Sequence[ServerStatus]) -> str:
-    """What keeps all `servers` of a running campaign from taking new mail; empty if one of them may."""
+    """What keeps all `servers` of a running campaign from taking new mail; empty if one of them may.
+
+    One that is on trial takes single mails alone, as many as prove it, and so counts among them.
+    """
     if not any(server.has_worker for server in servers):
         return NO_WORKER
     if any(_takes_new(server) for server in servers):
@@ -24,7 +28,9 @@ def why_nothing_moves(servers: Sequence[ServerStatus]) -> str:
     remedy = ""
     if any(server.mode is not None and server.mode.mode != "open" for server in servers):
         remedy = "; `campaigns servers open NAME` opens one"
-    return f"no server takes mail now: {told}{remedy}"
+    on_trial = any(server.state_text == _ON_TRIAL for server in servers)
+    most = "more than single mails" if on_trial else "mail"
+    return f"no server takes {most} now: {told}{remedy}"
 
 
 def may_carry(server: ServerStatus) -> bool:
@@ -33,7 +39,8 @@ def may_carry(server: ServerStatus) -> bool:
 
 
 def _takes_new(server: ServerStatus) -> bool:
-    return may_carry(server) and (server.mode is None or server.mode.mode == "open")
+    is_free = server.state_text != _ON_TRIAL and may_carry(server)
+    return is_free and (server.mode is None or server.mode.mode == "open")
 
 
 def _cause(server: ServerStatus) -> str:

@@ -34,6 +34,13 @@ class View:
     servers: Sequence[ServerStatus]
     note: str = ""
 
+    @property
+    def has_pace(self) -> bool:
+        """Whether to show a rate and the time left: not where it stands still, and `note` says why."""
+        return self.progress.status is Status.RUNNING and not (
+            self.note and not self.progress.rate_per_second
+        )
+
 
 def watch(read: Callable[[], View], *, file: TextIO | None = None) -> Progress:
     """Shows the campaign until it is finished or cancelled, and returns its last progress.
@@ -92,7 +99,7 @@ def line_of(view: View) -> str:
     shown = [state for state in State if progress.counts.get(state)]
     counts = "  ".join(f"{state} {progress.counts[state]:,}" for state in shown)
     parts = [f"{progress.name} {progress.status}", f"{progress.done:,}/{progress.total:,}", counts]
-    parts.append(_pace(progress))
+    parts.append(_pace(view))
     parts += [f"{server.name} is {server.state_text}" for server in view.servers if server.is_amiss]
     return "  ".join(part for part in (*parts, progress.reason or "", view.note) if part)
 
@@ -111,21 +118,23 @@ def render(view: View) -> RenderableType:
     percent = 100 * progress.done / progress.total if progress.total else 100.0
     head = Table.grid(padding=(0, 1))
     head.add_row(bar, f"{percent:3.0f} %", f"{progress.done:,} of {progress.total:,}")
-    parts: list[RenderableType] = [title, head, Text(_pace(progress)), _counts(progress), _servers(view)]
+    parts: list[RenderableType] = [title, head, Text(_pace(view)), _counts(progress), _servers(view)]
     if view.note:
         parts.append(Text(view.note, style="yellow"))
     return Group(*parts)
 
 
-def _pace(progress: Progress) -> str:
-    if progress.status is not Status.RUNNING:
-        return ""
-    eta = progress.eta_seconds
-    left = f"{clock_text(eta)} left" if eta is not None else "no estimate yet"
-    if progress.waiting_text:
+def _pace(view: View) -> str:
+    progress = view.progress
+    eta, left, soon = progress.eta_seconds, "", ""
+    if progress.status is Status.RUNNING and progress.waiting_text:
         soon = f"{progress.waiting_text}, the first in {clock_text(progress.waiting.first_seconds)}"
-        left = f"{left}  {soon}" if eta is not None else soon
-    return f"{progress.rate_per_second:,.0f}/s  {left}"
+    if eta is not None:
+        left = f"{clock_text(eta)} left"
+    elif not soon:
+        left = "no estimate yet"
+    told = (f"{progress.rate_per_second:,.0f}/s", left) if view.has_pace else ()
+    return "  ".join(part for part in (*told, soon) if part)
 
 
 def clock_text(seconds: float) -> str:

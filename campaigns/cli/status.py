@@ -91,7 +91,7 @@ def _print_one(view: View) -> None:
     click.echo(f"{progress.name} is {progress.status}{reason}: {progress.done:,} of {progress.total:,} done")
     if view.note:
         click.echo(view.note)
-    if progress.status is Status.RUNNING:
+    if view.has_pace:
         eta = progress.eta_seconds
         left = "no estimate yet" if eta is None else f"{seconds_text(eta)} to go"
         click.echo(f"{progress.rate_per_second:,.1f} mails/s, {left}")

@@ -140,6 +140,18 @@ def test_a_line_tells_counts_pace_and_what_is_wrong() -> None:
     assert line == "spring running  40/100  queued 60  sent 40  30/s  0:02 left  primary is resting  look"
 
 
+def test_no_rate_and_no_time_left_is_told_where_it_stands_still_and_the_note_says_why() -> None:
+    still = progress(sent=40)
+    assert "  0/s  no estimate yet  " in line_of(view(still))
+    assert (
+        line_of(view(still, note="look"))
+        == "spring running  40/100  queued 60  sent 40  primary is resting  look"
+    )
+    assert "30/s  0:02 left" in line_of(view(progress(sent=40, rate=30.0), note="single mails go out"))
+    waits = replace(still, waiting=Waiting(count=49, first_seconds=200.0, last_seconds=300.0))
+    assert "sent 40  49 wait for a later time, the first in 3:20  " in line_of(view(waits, note="look"))
+
+
 def test_the_live_view_fits_80_columns_and_names_the_reason() -> None:
     screen = Console(file=io.StringIO(), width=80, force_terminal=False)
     with screen.capture() as captured:

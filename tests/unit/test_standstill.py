@@ -19,7 +19,8 @@ def server(name: str, mode: str = "open", **fields: Any) -> ServerStatus:
 
 def test_nothing_is_said_while_one_server_takes_mail() -> None:
     assert why_nothing_moves([server("a", mode="closed"), server("b")]) == ""
-    assert why_nothing_moves([server("a", is_full=True), server("b", state="half-open")]) == ""
+    assert why_nothing_moves([server("a", is_full=True), server("b", returned=0.1)]) == ""
+    assert why_nothing_moves([server("a", state="half-open"), server("b")]) == ""
 
 
 def test_without_any_worker_that_is_the_reason() -> None:
@@ -42,10 +43,19 @@ def test_without_any_worker_that_is_the_reason() -> None:
             [server("a", state="open", reason="refused"), server("b", has_worker=False)],
             "no server takes mail now: a is resting (refused), b has no worker",
         ),
+        (
+            [server("a", state="half-open", last_fault="refused"), server("b", mode="closed")],
+            "no server takes more than single mails now: a is on trial (being tried with single mails;"
+            " last fault: refused), b is closed by hand; `campaigns servers open NAME` opens one",
+        ),
     ],
 )
 def test_each_server_s_reason_is_told(servers: list[ServerStatus], told: str) -> None:
     assert why_nothing_moves(servers) == told
+
+
+def test_a_server_on_trial_still_carries_the_mails_that_try_it() -> None:
+    assert may_carry(server("a", state="half-open"))
 
 
 def test_a_drained_server_still_carries_what_waits_there() -> None:

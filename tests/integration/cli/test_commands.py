@@ -375,7 +375,7 @@ def test_status_tells_why_nothing_moves_and_no_rate_that_is_not_true(
         desk.run("servers", "close", name)
     told = desk.run("status", "spring").stdout
     assert "no server takes mail now: primary is closed by hand, secondary is closed by hand" in told
-    assert "0.0 mails/s, no estimate yet" in told
+    assert "mails/s" not in told and "estimate" not in told
     assert (
         desk.json("status", "spring")["rate_per_second"],
         desk.json("status", "spring")["eta_seconds"],
