@@ -350,7 +350,7 @@ end:
     :: d_step { a[w].step == received && MAY_CLAIM(D, a[w].via) && MAY_FAIL -> FAILS;
         x = D; claim(x); forget(w); renumber(x); x = 0 }              /* claimed, and the reply was lost */
 
-#ifdef IF_SERVER_TOOK_HALF_A_MAIL
+#ifdef IF_SERVER_TOOK_HALF_A_MAIL         /* a server delivers a mail whose dot it never got */
     :: d_step { a[w].step == holding && MAY_FAIL -> FAILS; x = D; accept(x); x = 0; ends_as(w, pending, 0) }
 #endif
     /* ---- before the dot nothing is decided: refused by the server, shut down, unreachable, no database */
@@ -458,11 +458,11 @@ end:
 proctype Server(byte w) {
 end:
     do
-    :: d_step { a[w].wire == dot -> x = D; accept(x); x = 0; a[w].wire = reply_2yz }
+    :: d_step { a[w].wire == dot -> x = D; accept(x); x = 0; a[w].wire = reply_2yz }                         /* accepted */
     :: d_step { a[w].wire == dot && MAY_FAIL -> FAILS; x = D; accept(x); x = 0; a[w].wire = nothing }     /* accepted, and its reply lost */
-    :: d_step { a[w].wire == dot -> a[w].wire = reply_5yz }
-    :: d_step { a[w].wire == dot && MAY_FAIL -> FAILS; a[w].wire = reply_4yz }
-#ifdef IF_SERVER_LIED
+    :: d_step { a[w].wire == dot -> a[w].wire = reply_5yz }                                         /* refused for good */
+    :: d_step { a[w].wire == dot && MAY_FAIL -> FAILS; a[w].wire = reply_4yz }                       /* refused for now */
+#ifdef IF_SERVER_LIED                     /* accepted, and it says that it was not */
     :: d_step { a[w].wire == dot && MAY_FAIL -> FAILS; x = D; accept(x); x = 0; a[w].wire = reply_4yz }
 #endif
     :: d_step { a[w].wire == dot && MAY_FAIL -> FAILS; a[w].wire = nothing }                /* died, and has not got it */
@@ -475,7 +475,7 @@ end:
 proctype Broker(byte s; byte d; byte w) {
 end:
     do
-    :: d_step { queue[s].has[d] && a[w].step == idle ->
+    :: d_step { queue[s].has[d] && a[w].step == idle ->                                   /* delivered to a worker */
         queue[s].has[d] = false; a[w].step = received; a[w].delivery = d; a[w].via = s }
     :: d_step { queue[s].has[d] && a[w].step == idle && MAY_FAIL -> FAILS;                   /* delivered again, too */
         a[w].step = received; a[w].delivery = d; a[w].via = s }
@@ -495,11 +495,11 @@ end:
 proctype Producer(byte d) {               /* Ledger.enqueue, then publish */
 end:
     do
-    :: d_step { state[d] == pending && status == running -> to_queue(d, 0) }
-    :: d_step { state[d] == pending && status == running -> to_queue(d, 1) }
-    :: d_step { unpublished[d] && state[d] == queued -> queue[server[d]].has[d] = true; unpublished[d] = false }
+    :: d_step { state[d] == pending && status == running -> to_queue(d, 0) }          /* committed as queued, for server 0 */
+    :: d_step { state[d] == pending && status == running -> to_queue(d, 1) }          /* committed as queued, for server 1 */
+    :: d_step { unpublished[d] && state[d] == queued -> queue[server[d]].has[d] = true; unpublished[d] = false } /* published */
     :: d_step { unpublished[d] && MAY_FAIL -> FAILS; unpublished[d] = false }   /* whoever was to publish it died */
-    :: d_step { unpublished[d] && state[d] != queued -> unpublished[d] = false }
+    :: d_step { unpublished[d] && state[d] != queued -> unpublished[d] = false }       /* too late: it waits no more */
     od
 }
 
@@ -548,10 +548,10 @@ end:
 proctype Campaign() {
 end:
     do
-    :: d_step { status == running && MAY_FAIL -> FAILS; status = paused }
-    :: d_step { status == paused -> status = running }
-    :: d_step { (status == running || status == paused) && MAY_FAIL -> FAILS; status = stopped }
-    /* Leases.finish_idle looks, and then _finish looks again, with the campaign locked */
+    :: d_step { status == running && MAY_FAIL -> FAILS; status = paused }              /* pause */
+    :: d_step { status == paused -> status = running }                                 /* resume */
+    :: d_step { (status == running || status == paused) && MAY_FAIL -> FAILS; status = stopped } /* cancel */
+    /* ---- Leases.finish_idle looks, and then _finish looks again, with the campaign locked */
 #ifdef WITHOUT_LOOKING_AGAIN
     :: d_step { status == running && ALL_FINAL -> seen_idle = true }
     :: d_step { seen_idle -> seen_idle = false; if :: status == running -> status = finished :: else fi; check(0) }
@@ -582,13 +582,13 @@ end:
 
 proctype Healing() {
 end:
-    d_step { !healed -> healed = true }
+    d_step { !healed -> healed = true }   /* from here on nothing fails any more */
 }
 
-/* No run ends anywhere else. (`timeout`: nobody can do anything any more.) */
+/* No run ends anywhere else. */
 proctype Watch() {
 end:
-    timeout -> PROMISED(NOT_LOST, DONE)
+    timeout -> PROMISED(NOT_LOST, DONE)   /* nobody can do anything any more */
 }
 
 init {
