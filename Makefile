@@ -38,7 +38,7 @@ bench-failover: $(STAMP)  ## Measure five ways for the primary to fail, on both 
 	@$(BIN)/python -m bench.moving --postgresql
 	@$(BIN)/python -m bench.outages --postgresql
 
-model: $(STAMP)  ## Check the model of the ledger's protocol, and that it breaks without its guards (needs spin)
+model: $(STAMP)  ## Check the model of the ledger's protocol, and that it breaks without its guards (needs spin; half an hour)
 	@$(BIN)/python proof/run.py
 
 mutants: $(STAMP)  ## Take out each guard in turn, and see that a test notices (some 20 minutes)
