@@ -39,8 +39,9 @@ class ConnectionPool:
     """At most `size` connections to `server` that are idle, opening or busy. One event loop's.
 
     Two lists are its whole state. One that waits at its dot for longer than a moment counts no more, so that
-    a server which is slow there starves nobody; but no more than four times `size` may wait so. A server
-    that takes fewer than `size` says so, and is believed: then all that it may still count do count.
+    a server which is slow there starves nobody: one more is opened while fewer than four times `size` wait
+    so, which makes fewer than five times `size` in all. A server that takes fewer than `size` says so, and
+    is believed: then all that it may still count do count.
     """
 
     def __init__(

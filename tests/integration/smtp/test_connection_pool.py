@@ -256,6 +256,26 @@ async def test_only_so_many_may_wait_at_their_dots(server: ScriptedSmtpServer, m
     assert repr(pool) == "<ConnectionPool primary: 1 idle, 0 busy, 0 at the dot>"
 
 
+async def test_while_replies_to_the_dot_are_late_there_are_fewer_than_five_times_as_many(
+    server: ScriptedSmtpServer, make_pool: MakePool
+) -> None:
+    server.set("dot", "stall")
+    pool = make_pool(size=2, dot_grace_seconds=0)
+    held, sending = [await pool.acquire()], []
+    for _ in range(7):
+        connection = await asyncio.wait_for(pool.acquire(), 10)
+        held.append(connection)
+        sending.append(asyncio.ensure_future(Trial().over(connection)))
+        await eventually(lambda connection=connection: connection.is_at_dot)  # type: ignore[misc]
+        pool.at_dot(connection)
+    held.append(await asyncio.wait_for(pool.acquire(), 10))
+    assert (len(held), pool.has_room) == (5 * 2 - 1, False)
+    server.disconnect()
+    await asyncio.gather(*sending)
+    for connection in held:
+        pool.release(connection)
+
+
 async def test_closing_ends_what_is_idle_refuses_who_waits_and_lets_the_busy_finish(
     server: ScriptedSmtpServer, make_pool: MakePool
 ) -> None:
