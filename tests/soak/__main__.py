@@ -2,7 +2,7 @@
 
     python -m tests.soak [--minutes 30] [--seed N] [--postgresql] [--pace 4500]
 
-The schedule of faults is a pure function of the seed and is printed first: the same seed plans the same
+The schedule of faults is a pure function of seed and minutes and is printed first: the same two plan the same
 faults at the same times. What mail they meet differs from run to run. Exits with 1, and leaves its directory,
 if anything of the promise was broken.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import pickle
 import secrets
 import shutil
@@ -30,9 +31,11 @@ from tests.soak.lanes import Lane, Log
 from tests.soak.schedule import LANES, Planned, schedule
 from tests.soak.traffic import Traffic, insist
 from tests.soak.verdict import Verdict, verdict
+from tests.stateful.defects import BREAK_A_RULE, BREAK_THE_PROMISE
 
 TELL_SECONDS = 30.0
 SETTLE_SECONDS = 120.0
+DEFECTS = sorted(defect.__name__ for defect in (*BREAK_THE_PROMISE, *BREAK_A_RULE))
 OVER = {Status.FINISHED, Status.CANCELLED}
 
 
@@ -42,13 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     say(f"seed {options.seed}: {options.minutes:g} minutes on {dialect(options)}")
     print("\n".join(str(planned) for planned in plans), flush=True)
     if options.schedule:
+        say("a function of seed and minutes: a longer soak begins as a shorter one, and goes on")
         return 0
     directory = Path(tempfile.mkdtemp(prefix="campaigns-soak-"))
     found = soak(options, plans, directory)
     print(found.text())
     if found.is_good:
         shutil.rmtree(directory)
-        say("nobody was lost, and nobody was served twice")
+        say(f"seed {options.seed}: nobody was lost, and nobody was served twice")
         return 0
     postgresql = " POSTGRESQL=1" if options.postgresql else ""
     (directory / "history.pickle").write_bytes(pickle.dumps(found.history))
@@ -59,17 +63,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--minutes", type=_minutes, default=30.0)
     parser.add_argument("--seed", type=int, help="left out: a new one, which is printed")
     parser.add_argument("--postgresql", action="store_true", help="instead of SQLite")
     parser.add_argument("--pace", type=float, default=4500.0, help="mails a minute on the average")
     parser.add_argument("--settle", type=float, default=SETTLE_SECONDS, help="seconds after the healing")
-    parser.add_argument("--schedule", action="store_true", help="print the schedule alone")
-    parser.add_argument("--broken", help="a defect for the workers: the soak must find it")
+    parser.add_argument(
+        "--schedule", action="store_true", help="print the schedule alone, of seed and minutes"
+    )
+    parser.add_argument(
+        "--broken", choices=DEFECTS, metavar="DEFECT", help="one for the workers, which the soak must find"
+    )
     options = parser.parse_args(arguments)
     if options.seed is None:
         options.seed = secrets.randbelow(1_000_000)
     return options
+
+
+def _minutes(text: str) -> float:
+    minutes = float(text)
+    if not 0 < minutes < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no length of a soak; it must be more than 0")
+    return minutes
 
 
 def dialect(options: argparse.Namespace) -> str:

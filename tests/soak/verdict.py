@@ -53,7 +53,9 @@ class Verdict:
         yield f"faults       {self.faults:,}, and {operated} actions of the operator"
         yield from (f"             {count:>5}  {kind}" for kind, count in sorted(done.items()))
         yield f"not possible {len(self.log.refused)} (such as: no campaign to pause at that moment)"
-        yield f"workers      {len(self.ended_workers)} ended by themselves {sorted(set(self.ended_workers))}"
+        statuses = ", ".join(map(str, sorted(set(self.ended_workers))))
+        ended = f"ended by themselves, with {statuses}" if statuses else "ended by themselves"
+        yield f"workers      {len(self.ended_workers)} {ended}"
         by_kind: Counter[str] = Counter()
         for fault in history.faults:
             by_kind[f"{fault.target} {fault.kind}"] += fault.may_leave_uncertain
