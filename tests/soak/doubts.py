@@ -2,6 +2,8 @@
 
 A fault explains a mail whose reply was waited for while the fault was there, by that server or in that
 process. What the sweep has made uncertain is still resolved by its own late reply, until the dot's deadline.
+If it became uncertain only after that (the sweep was late, or a reply in hand could not be recorded), a fault
+until then explains it, too.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ class Injected:
     pids: Sequence[int] = ()
 
     def explains(self, commit: Change, until: float) -> bool:
-        """Whether it can have met a mail between its commit point and the last moment for its reply."""
+        """Whether it can have met a mail between its commit point and the last moment for its outcome."""
         is_there = self.began_at - SLACK_SECONDS <= until and commit.at <= self.healed_at + SLACK_SECONDS
         owner = commit.new_owner or ""
         is_its = commit.new_server == self.server or any(f"-{pid}-" in owner for pid in self.pids)

@@ -1,8 +1,8 @@
 """What is done to the system, and when: a pure function of the seed.
 
 Each lane is one thing that faults happen to, and has one fault at a time; the lanes know nothing of each
-other, so their faults meet in all combinations. A lane's dice are its own: what is planned for the others
-changes nothing in it.
+other, so faults of different lanes meet in all combinations, and those of one lane never. A lane's dice are
+its own: what is planned for the others changes nothing in it.
 """
 
 from __future__ import annotations

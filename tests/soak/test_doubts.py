@@ -61,6 +61,11 @@ def test_a_late_reply_may_be_lost_after_the_sweep_has_been_there() -> None:
     assert _is_explained(_history(90.0, 97.0), WORKER)
 
 
+def test_what_is_found_uncertain_late_may_have_been_lost_until_then() -> None:
+    assert _is_explained(_history(82.0, 106.0), WORKER)
+    assert not _is_explained(_history(82.0, 98.0), WORKER)
+
+
 def test_another_server_s_fault_and_another_process_s_death_explain_nothing() -> None:
     history = _history(99.0, 110.0)
     assert not _is_explained(history, replace(SERVER, server="secondary"), replace(WORKER, pids=(47, 11)))
