@@ -20,21 +20,33 @@ from campaigns.errors import BrokerError, BrokerUnavailable, CampaignsError
 from campaigns.ledger import Ledger
 from campaigns.server import Server
 from campaigns.server_check import check_server
-from campaigns.settings import Settings
+from campaigns.settings import BUILT_IN_STREAMS, Settings
 
 TIMEOUT_SECONDS = 5.0
+SHORT_DOT_SECONDS = 60.0
+"""Some servers look through the whole mail before they accept it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that was tried. `detail` says what was found, or what is wrong and what to do."""
+    """One thing that was tried. `detail` says what was found, or what is wrong and what to do.
+
+    `is_note`: nothing was tried, and nothing is wrong; the configuration may not be what was meant.
+    """
 
     name: str
     ok: bool
     detail: str
+    is_note: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """In a word."""
+        return "FAILED" if not self.ok else "note" if self.is_note else "ok"
 
     def to_dict(self) -> dict[str, Any]:
-        return {"name": self.name, "ok": self.ok, "detail": self.detail}
+        note = {"note": True} if self.is_note else {}
+        return {"name": self.name, "ok": self.ok, "detail": self.detail, **note}
 
 
 def run_checks(settings: Settings) -> list[Finding]:
@@ -42,7 +54,7 @@ def run_checks(settings: Settings) -> list[Finding]:
     findings = [check_database(settings), check_broker(settings), *check_state(settings)]
     with ThreadPoolExecutor(max_workers=8) as pool:
         findings += pool.map(partial(_server_finding, settings), settings.servers)
-    return [*findings, *check_alerts(settings)]
+    return [*findings, *check_alerts(settings), *configuration_notes(settings)]
 
 
 def check_database(settings: Settings) -> Finding:
@@ -110,6 +122,45 @@ def check_alerts(settings: Settings) -> list[Finding]:
         )
         for channel, to in named.items()
     ]
+
+
+def configuration_notes(settings: Settings) -> list[Finding]:
+    """What is allowed, and seldom meant."""
+    notes = [*_one_place(settings), *_no_weights(settings)]
+    dot_seconds = settings.delivery.dot_seconds
+    if dot_seconds < SHORT_DOT_SECONDS:
+        detail = (
+            f"{dot_seconds:g} s is short: what a server accepts later than that becomes `uncertain`"
+            " (RFC 5321 4.5.3.2.6 asks for 10 minutes, 600)"
+        )
+        notes.append(("dot_seconds", detail))
+    return [Finding(name=name, ok=True, detail=detail, is_note=True) for name, detail in notes]
+
+
+def _one_place(settings: Settings) -> list[tuple[str, str]]:
+    """Servers that are one server, for what can go wrong with it."""
+    places: dict[tuple[str, int], list[str]] = {}
+    for server in settings.servers:
+        places.setdefault((server.host.lower(), server.port), []).append(server.name)
+    return [
+        (
+            f"servers {', '.join(names)}",
+            f"all are {host}:{port}: none can stand in for another when that fails",
+        )
+        for (host, port), names in places.items()
+        if len(names) > 1
+    ]
+
+
+def _no_weights(settings: Settings) -> list[tuple[str, str]]:
+    streams = dict.fromkeys((*BUILT_IN_STREAMS, *settings.streams))
+    idle = [
+        stream
+        for stream in streams
+        if not any(settings.weight(server.name, stream) for server in settings.route(stream))
+    ]
+    detail = "each of its servers has weight 0, as one for need alone; they share its mail evenly"
+    return [(f"stream {stream}", detail) for stream in idle]
 
 
 def _failing_channels(settings: Settings) -> dict[str, str]:

@@ -38,7 +38,8 @@ def init() -> None:
 def check(context: click.Context, as_json: bool) -> None:
     """Try the database, the broker and each server (connect, TLS, login): what works, what does not.
 
-    No mail is sent. The exit status is 0 if all of it works, otherwise 1.
+    No mail is sent. The exit status is 0 if all of it works, otherwise 1. A note is no failure: it tells of
+    what the configuration allows and is seldom meant.
     """
     from campaigns.checks import run_checks  # noqa: PLC0415 - celery and the drivers take a while to load
     from campaigns.settings import load_settings  # noqa: PLC0415
@@ -47,7 +48,7 @@ def check(context: click.Context, as_json: bool) -> None:
     if as_json:
         print_json([finding.to_dict() for finding in findings])
     else:
-        rows = [("ok" if item.ok else "FAILED", item.name, item.detail) for item in findings]
+        rows = [(item.verdict, item.name, item.detail) for item in findings]
         print_table(("", "what", "found"), rows, empty="")
     if not all(finding.ok for finding in findings):
         note("Something does not work yet: see above.")

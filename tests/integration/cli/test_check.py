@@ -14,7 +14,7 @@ import trustme
 from pydantic import SecretStr
 
 from campaigns.broker import redis_client
-from campaigns.checks import check_broker, check_database, run_checks
+from campaigns.checks import check_broker, check_database, configuration_notes, run_checks
 from campaigns.client import Client
 from campaigns.demo.smtp_server import Misbehaviour, ScriptedSmtpServer
 from campaigns.health import HealthBoard
@@ -22,7 +22,7 @@ from campaigns.ledger import Ledger
 from campaigns.local.broker import EmbeddedBroker
 from campaigns.server import Server, Tls
 from campaigns.server_check import check_server
-from campaigns.settings import Settings
+from campaigns.settings import Delivery, Settings
 
 
 @pytest.fixture
@@ -197,6 +197,24 @@ def test_a_standby_that_was_started_must_answer(ledger: Ledger, database_url: st
     assert ledger.end_standby_turn("reserve", "me", before="starting", state="active", reason="it answers")
     (found,) = [finding for finding in run_checks(settings) if finding.name == "server reserve"]
     assert not found.ok and "connect" in found.detail
+
+
+def test_what_is_allowed_and_seldom_meant_is_noted_and_is_no_failure(tmp_path: Path) -> None:
+    one, other = server(25), server(26).model_copy(update={"name": "secondary"})
+    good = Settings(directory=tmp_path, servers=(one, other))
+    assert configuration_notes(good) == []
+    twin = other.model_copy(update={"port": 25})
+    odd = Settings(
+        directory=tmp_path,
+        servers=(one, twin),
+        streams={"receipts": ("primary", "secondary")},
+        stream_weights={"receipts": {"primary": 0, "secondary": 0}},
+        delivery=Delivery(dot_seconds=59),
+    )
+    notes = configuration_notes(odd)
+    assert [note.name for note in notes] == ["servers primary, secondary", "stream receipts", "dot_seconds"]
+    assert all(note.ok and note.verdict == "note" and note.to_dict()["note"] for note in notes)
+    assert notes == run_checks(odd)[-3:]
 
 
 @pytest.fixture

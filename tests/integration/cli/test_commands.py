@@ -450,6 +450,8 @@ def test_check_says_what_works_and_what_does_not(desk: Desk) -> None:
         "detail": "127.0.0.1:1: connect: Connection refused",
     }
     assert "FAILED" in desk.run("check").stdout
+    assert found["servers primary, secondary"]["note"]
+    assert "note" in [line.split()[0] for line in desk.run("check").stdout.splitlines()]
 
 
 def test_check_finds_a_broker_that_is_away(desk: Desk) -> None:
