@@ -123,12 +123,15 @@ def test_a_silent_partition_of_forty_seconds(far_trial: tuple[Trial, BadNetwork]
 @slow
 def test_a_slow_and_narrow_way_to_the_broker(far_trial: tuple[Trial, BadNetwork]) -> None:
     trial, network = far_trial
-    with trial.outage("slow", "broker"):
-        network.be(latency_seconds=0.15)
+    with trial.outage("slow and narrow", "broker"):
+        network.be(latency_seconds=0.15, octets_per_second=50_000)
         emails = _under_way(trial, 300)
         trial.wait_until_finished("spring")
         assert network.met["latency_seconds"] >= len(emails), "the fault was met"
+        assert network.met["octets_per_second"] >= len(emails), "the fault was met"
         network.heal()
+    connected = re.findall(r"Connected to \S*@127\.0\.0\.1:(\d+)/", trial.logs(100_000))
+    assert set(connected) == {str(network.port)}, "no worker has another way"
     _all_are_sent(trial, emails)
 
 
