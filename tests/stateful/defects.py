@@ -78,8 +78,8 @@ def a_retry_keeps_the_fence(patch: Patch) -> None:
 def the_sweep_sends_what_is_committing_again(patch: Patch) -> None:
     real = rules.swept
 
-    def swept(row: Row, now: float, max_crashes: int) -> Row | None:
-        after = real(row, now, max_crashes)
+    def swept(row: Row, now: float, max_crashes: int, **options: bool) -> Row | None:
+        after = real(row, now, max_crashes, **options)
         return row.waiting(seconds=0.0, now=now) if after and after.state is State.UNCERTAIN else after
 
     patch.setattr(rules, "swept", swept)
@@ -87,7 +87,9 @@ def the_sweep_sends_what_is_committing_again(patch: Patch) -> None:
 
 def the_sweep_does_not_wait_for_the_lease(patch: Patch) -> None:
     real = rules.swept
-    patch.setattr(rules, "swept", lambda row, now, most: real(row, now + 3600.0, most))
+    patch.setattr(
+        rules, "swept", lambda row, now, *most, **options: real(row, now + 3600.0, *most, **options)
+    )
     patch.setattr(leases, "_EXPIRED", leases._EXPIRED.replace("<= {clock}", "<= {clock} + 3600"))
 
 
