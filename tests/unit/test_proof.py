@@ -8,6 +8,7 @@ import pytest
 
 from proof import run as runner
 from proof.run import (
+    BEYOND,
     BROKEN,
     GOOD,
     PROPERTIES,
@@ -98,6 +99,16 @@ def test_the_properties_are_those_of_the_model() -> None:
     numbers = dict(re.findall(r"^#define (\w+) +(\d)$", model, re.MULTILINE))
     assert [numbers[name] for name in PROPERTIES] == [str(number) for number, _ in enumerate(PROPERTIES, 1)]
     assert {*re.findall(r"PROMISED\(([A-Z_]+),", model)} == {*PROPERTIES}
+
+
+def test_the_record_is_of_the_model_as_it_is() -> None:
+    record = runner.RESULTS.read_text(encoding="utf-8")
+    recorded = re.search(r"sha256 (\w+)", record.splitlines()[0])
+    assert recorded, "the record does not say which model it is of"
+    assert recorded[1] == runner.fingerprint(), "the model has changed: run `python proof/run.py --record`"
+    assert [row.split(" | ")[0] for row in record.splitlines() if " | ok | " in row] == [
+        f"| {case.name}" for case in (*GOOD, *BROKEN, *BEYOND)
+    ]
 
 
 MODEL = """proctype Worker(byte w) {                 /* what it is */
