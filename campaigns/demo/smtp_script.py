@@ -72,18 +72,25 @@ class Misbehaviour:
         return cls(**fields)
 
 
+@dataclass
+class _Rule:
+    """`used`: how often it has applied."""
+
+    what: Misbehaviour
+    used: int = 0
+
+
 class Script:
     """What was set through the control channel, and what an address asks for."""
 
     def __init__(self, dice: random.Random | None = None) -> None:
-        self._rules: list[Misbehaviour] = []
-        self._used: Counter[int] = Counter()
+        self._rules: list[_Rule] = []
         self._seen: Counter[str] = Counter()
         self._dice = dice or random.Random()  # noqa: S311 - no secret depends on it
 
     def set(self, misbehaviour: Misbehaviour) -> None:
         """Add a rule; the newest one of a phase that applies wins."""
-        self._rules.insert(0, misbehaviour)
+        self._rules.insert(0, _Rule(misbehaviour))
 
     def clear(self) -> None:
         """Behave from now on."""
@@ -94,16 +101,16 @@ class Script:
         if not self._rules and "-" not in address and not address.startswith("greylist"):
             return None
         for rule in self._rules:
-            if _is_for(rule, phase) and self._applies(rule):
-                return rule
+            if _is_for(rule.what, phase) and self._applies(rule):
+                return rule.what
         return self._by_address(phase, address.partition("@")[0].partition("+")[0], address)
 
-    def _applies(self, rule: Misbehaviour) -> bool:
-        if rule.times is not None and self._used[id(rule)] >= rule.times:
+    def _applies(self, rule: _Rule) -> bool:
+        if rule.what.times is not None and rule.used >= rule.what.times:
             return False
-        if rule.probability < 1 and self._dice.random() >= rule.probability:
+        if rule.what.probability < 1 and self._dice.random() >= rule.what.probability:
             return False
-        self._used[id(rule)] += 1
+        rule.used += 1
         return True
 
     def _by_address(self, phase: str, local: str, address: str) -> Misbehaviour | None:
