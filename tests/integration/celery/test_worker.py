@@ -162,7 +162,11 @@ def test_a_broker_that_comes_back_with_its_data_loses_nothing(app, worker, notes
     broker.kill()
     process.wait_for_log("cannot be reached")
     broker.start()
-    wait_until(lambda: set(notes.of("ended")) == set(range(1, 41)), within_seconds=40)
+    wait_until(
+        lambda: set(notes.of("ended")) == set(range(1, 41)),
+        within_seconds=40,
+        what=lambda: f"ended: {notes.of('ended')}\n{process.log}",
+    )
     wait_until(lambda: is_empty(client) and waiting_count(app, "primary") == 0)
 
 

@@ -35,6 +35,8 @@ app = create_app(
 if seconds := os.environ.get("TINY_VISIBILITY"):
     app.conf.broker_transport_options["visibility_timeout"] = float(seconds)
     app.conf.broker_transport_options["unacked_restore_interval"] = 0.5
+    # Whoever is killed while it restores, or has its broker killed, keeps all others from it for so long.
+    app.conf.broker_transport_options["unacked_mutex_expire"] = 3
 app.conf.worker_pool_restarts = True
 app.conf.campaigns_shutdown_seconds = float(os.environ.get("TINY_GRACE", "30"))
 stopping = asyncio.Event()

@@ -12,10 +12,13 @@ from pathlib import Path
 ROOT = Path(__file__).parents[3]
 
 
-def wait_until(condition: Callable[[], object], *, within_seconds: float = 20.0, what: str = "") -> None:
+def wait_until(
+    condition: Callable[[], object], *, within_seconds: float = 20.0, what: Callable[[], str] | str = ""
+) -> None:
     deadline = time.monotonic() + within_seconds
     while not condition():
-        assert time.monotonic() < deadline, what or "it did not come to pass in time"
+        told = what if isinstance(what, str) else "" if time.monotonic() < deadline else what()
+        assert time.monotonic() < deadline, told or "it did not come to pass in time"
         time.sleep(0.02)
 
 
