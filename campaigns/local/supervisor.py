@@ -55,6 +55,7 @@ class Running:
     async def start(self) -> None:
         """Start the process and keep it running; returns when it serves."""
         self._task = asyncio.create_task(self._keep_running(), name=self.child.name)
+        self._task.add_done_callback(self._tell_a_surprise)
         await self.child.ready()
 
     def signal(self, number: signal.Signals) -> None:
@@ -73,31 +74,42 @@ class Running:
     async def _keep_running(self) -> None:
         while not self._ending:
             started = time.monotonic()
-            status = await self._run_once()
+            end = await self._run_once()
             if self._ending:
                 return
             if time.monotonic() - started >= STEADY_SECONDS:
                 self._pause_seconds = FIRST_PAUSE_SECONDS
-            self._tell(f"ended {_cause(status)}; starts again in {self._pause_seconds:.1f} s")
+            self._tell(f"{end}; starts again in {self._pause_seconds:.1f} s")
             await asyncio.sleep(self._pause_seconds)
             self._pause_seconds = min(self._pause_seconds * 2, LONGEST_PAUSE_SECONDS)
             self.restarts += 1
 
-    async def _run_once(self) -> int:
-        self.process = await asyncio.create_subprocess_exec(
+    async def _run_once(self) -> str:
+        """Returns how it ended, or why it could not start: too few processes or files is for a moment."""
+        try:
+            self.process = process = await self._started()
+        except OSError as error:
+            return f"could not be started: {error.strerror or error}"
+        assert process.stdout is not None
+        relay = asyncio.create_task(_relay(process.stdout, self._tell))
+        try:
+            return f"ended {_cause(await process.wait())}"
+        finally:  # a process of its own that the child left behind may keep the pipe open
+            await asyncio.wait([relay], timeout=1)
+            relay.cancel()
+
+    async def _started(self) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
             *bound_command(self.child.command),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             env={**os.environ, **self.child.environment},
         )
-        assert self.process.stdout is not None
-        relay = asyncio.create_task(_relay(self.process.stdout, self._tell))
-        try:
-            return await self.process.wait()
-        finally:  # a process of its own that the child left behind may keep the pipe open
-            await asyncio.wait([relay], timeout=1)
-            relay.cancel()
+
+    def _tell_a_surprise(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()):
+            self._tell(f"ERROR is not kept running any more: {error!r}")
 
     def _tell(self, text: str) -> None:
         self._say(log_line(self.child.name, text, now=time.time(), width=self._width))
@@ -206,4 +218,7 @@ async def _relay(stream: asyncio.StreamReader, tell: Say) -> None:
 def _cause(status: int) -> str:
     if status >= 0:
         return f"with status {status}"
-    return f"by {signal.Signals(-status).name}"
+    try:
+        return f"by {signal.Signals(-status).name}"
+    except ValueError:  # most of the real-time signals have no name
+        return f"by signal {-status}"

@@ -26,6 +26,7 @@ STUBBORN = [
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
     "print('here', flush=True); time.sleep(600)",
 ]
+NO_PYTHON = "could not be started: No such file or directory; starts again in "
 SUPERVISOR = """
 import asyncio, sys
 from campaigns.local.supervisor import Child, Supervisor
@@ -87,6 +88,49 @@ async def test_a_child_that_dies_is_started_again_after_a_pause():
 async def test_the_pause_grows_while_a_child_keeps_dying():
     watched = Watched([Child(name="one", command=[sys.executable, "-c", "raise SystemExit(3)"])])
     await until(lambda: any("with status 3; starts again in 1.0 s" in line for line in watched.said), "1 s")
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(watched.task, DEADLINE_SECONDS)
+
+
+async def test_a_child_that_cannot_be_started_for_a_moment_is_started_later(monkeypatch: pytest.MonkeyPatch):
+    watched = Watched([Child(name="one", command=LONG)])
+    first = await watched.here()
+    running = watched.supervisor.groups[0][0]
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "executable", "/no/such/python")
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: any(NO_PYTHON + "1.0 s" in line for line in watched.said), "that it could not")
+    await until(lambda: running.pid not in (None, first), "another process")
+    assert running.restarts == 2
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(watched.task, DEADLINE_SECONDS)
+
+
+async def test_the_first_start_is_tried_again_too(monkeypatch: pytest.MonkeyPatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "executable", "/no/such/python")
+        watched = Watched([Child(name="one", command=LONG)])
+        await until(lambda: any(NO_PYTHON + "0.5 s" in line for line in watched.said), "that it could not")
+    await watched.here()
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(watched.task, DEADLINE_SECONDS)
+
+
+async def test_the_end_of_a_child_by_a_signal_without_a_name_is_one_like_any_other():
+    watched = Watched([Child(name="one", command=LONG)])
+    first = await watched.here()
+    os.kill(first, signal.SIGRTMIN + 1)
+    number = int(signal.SIGRTMIN) + 1
+    text = f"ended by signal {number}; starts again in 0.5 s"
+    await until(lambda: any(text in line for line in watched.said), text)
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(watched.task, DEADLINE_SECONDS)
+
+
+async def test_that_a_child_is_given_up_is_told():
+    watched = Watched([Child(name="one", command=["a command with \0 in it"])])
+    text = "ERROR is not kept running any more: ValueError"
+    await until(lambda: any(text in line for line in watched.said), text)
     os.kill(os.getpid(), signal.SIGTERM)
     await asyncio.wait_for(watched.task, DEADLINE_SECONDS)
 
