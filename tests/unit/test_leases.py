@@ -71,6 +71,23 @@ async def test_all_that_is_held_is_renewed_in_one_call() -> None:
     assert calls == [50, 49]
 
 
+async def test_to_let_go_of_an_old_lease_leaves_the_newer_one_of_the_same_delivery() -> None:
+    renewed: list[int] = []
+
+    async def renew(operations: Sequence[Renew]) -> list[object]:
+        renewed.extend(operation.fence for operation in operations)
+        return [True] * len(operations)
+
+    keeper = LeaseKeeper(renew, lease_seconds=20)
+    old = keeper.hold(1, 1, asked_at=keeper.now())
+    newer = keeper.hold(1, 2, asked_at=keeper.now())
+    keeper.let_go(old)
+    await keeper.renew_all()
+    assert renewed == [2]
+    keeper.let_go(newer)
+    assert len(keeper) == 0
+
+
 async def test_leases_are_renewed_every_third_of_their_length_whatever_happens() -> None:
     calls = 0
 

@@ -8,6 +8,7 @@ import pytest
 from campaigns.demo.smtp_server import EXTENSIONS, ScriptedSmtpServer
 from campaigns.reply import Fault, Phase, Stop
 from tests.integration.smtp.trial import BODY, PATIENT, QUICK, Dial, Trial, eventually
+from workers.dialogue import Dialogue
 
 BIG = b"Subject: big\r\n\r\n" + b"0123456789abcdef" * 64 * 1024 * 10 + b"\r\n"
 ALL_IN_ORDER = ["commit point", "lease", "dot"]
@@ -179,6 +180,29 @@ async def test_a_lease_that_ran_out_during_the_commit_point_stops_the_dot(
     assert trial.asked == ["commit point", "lease"]
     await eventually(lambda: server.stats["unfinished"] == 1)
     assert server.stats["unfinished_octets"] == len(BODY) and server.records() == []
+
+
+async def test_a_lease_that_runs_out_during_the_last_look_at_the_server_stops_the_dot(
+    server: ScriptedSmtpServer, dial: Dial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial, look = Trial(), Dialogue.look
+    committed = False
+
+    async def commit() -> None:
+        nonlocal committed
+        committed = True
+
+    async def long_look(dialogue: Dialogue) -> None:
+        await look(dialogue)
+        if committed:
+            trial.lease = False
+
+    monkeypatch.setattr(Dialogue, "look", long_look)
+    trial.meanwhile = commit
+    result = await trial.over(await dial())
+    assert (result.phase, result.stop, result.dot_sent) == (Phase.COMMIT, Stop.LEASE, False)
+    await eventually(lambda: server.stats["unfinished"] == 1)
+    assert server.stats["dots"] == 0 and server.records() == []
 
 
 async def test_a_commit_point_that_fails_aborts_the_mail_and_is_heard_of(
