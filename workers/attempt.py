@@ -210,20 +210,29 @@ class Attempt:
         """Raises SmtpFailure if there is no connection, or the server is given up before there is one."""
         self._is_connecting = True
         try:
-            return await self._pool.acquire(self.wait, fresh=fresh)
+            connection = await self._pool.acquire(self.wait, fresh=fresh)
         except asyncio.CancelledError:
             if self._broken_off_at is None:
                 raise
             raise SmtpFailure(self._given_up()) from None
         finally:
             self._is_connecting = False
+        # Python 3.11's wait_for loses the cancellation that comes together with what it waits for.
+        if self._stopping or self._broken_off_at is not None:
+            self._pool.release(connection)
+            raise SmtpFailure(self._broken_off())
+        return connection
 
     def _broken_off(self) -> SmtpResult:
-        """What it comes to that it was broken off; whoever did it, a delivery that is claimed is settled."""
-        if self._broken_off_at is not None:
+        """What it comes to that it was broken off; whoever did it, a delivery that is claimed is settled.
+
+        Whether there was a dot is for the step to say, never for the reason why it ends.
+        """
+        at_dot = self.step is Step.AT_DOT
+        if self._broken_off_at is not None and not at_dot:
             return self._given_up()
         detail = "its task was terminated" if self._is_terminated else ""
-        return _stopped(Stop.SHUTDOWN, dot_sent=self.step is Step.AT_DOT, detail=detail)
+        return _stopped(Stop.SHUTDOWN, dot_sent=at_dot, detail=detail)
 
     def _given_up(self) -> SmtpResult:
         """What it comes to that we broke it off; nobody else's cancellation is taken back."""
@@ -348,6 +357,7 @@ class Attempt:
 
     def _at_dot(self, connection: SmtpConnection) -> None:
         self.step = Step.AT_DOT
+        self._broken_off_at = None
         self._pool.at_dot(connection)
 
     async def _settle(self, letter: Letter, claimed: Claimed, probe: Probe, result: SmtpResult) -> TaskResult:
