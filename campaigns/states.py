@@ -48,7 +48,7 @@ FINAL: Final = frozenset(State) - ALIVE
 LEGAL: Final[dict[State, frozenset[State]]] = {
     # producer; a late definite 250; cancel; a suppression that came later
     State.PENDING: frozenset({State.QUEUED, State.SENT, State.CANCELLED, State.SUPPRESSED}),
-    # reroute and touch; claim; park; a late definite 250; cancel; a suppression
+    # reroute and touch; claim, or a suppression; park; a late definite 250; cancel
     State.QUEUED: frozenset(
         {State.QUEUED, State.CLAIMED, State.PENDING, State.SENT, State.CANCELLED, State.SUPPRESSED}
     ),

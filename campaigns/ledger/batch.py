@@ -26,6 +26,7 @@ from campaigns.ledger.operations import (
 )
 from campaigns.ledger.row import Row
 from campaigns.ledger.row_source import RowSource, clean, ids_in, ids_parameter, statement
+from campaigns.states import State
 
 __all__ = ["Batches", "again_after_conflict"]
 
@@ -53,6 +54,10 @@ ON CONFLICT (delivery_id, fence, outcome) DO NOTHING
 _CONTENT = """
 SELECT r.id, r.email, r.domain, r.fields, c.revision
   FROM recipient AS r JOIN campaign AS c ON c.id = r.campaign_id WHERE r.id {ids}
+"""
+_SUPPRESSED = """
+SELECT r.id FROM recipient AS r
+ WHERE r.id {ids} AND EXISTS (SELECT 1 FROM suppression AS s WHERE s.dedupe_key = r.dedupe_key)
 """
 _TRIES = 6
 
@@ -89,12 +94,22 @@ class Batches(LedgerPart):
         with self.database.write() as connection:
             ids = sorted({operation.delivery_id for operation in operations})
             before = {row.id: row for row in lock_rows(connection, ids)}
-            batch = _Batch(before, self._clock(connection))
+            batch = _Batch(before, self._clock(connection), _suppressed(connection, operations))
             results = [_take(batch, operation) for operation in operations]
             changes = [Change(row, batch.rows[row.id]) for row in before.values()]
             write_changes(connection, changes, shard=self.shard)
             insert_attempts(connection, batch.attempts)
             return _with_content(connection, results)
+
+
+def _suppressed(connection: Connection, operations: Sequence[Operation]) -> frozenset[int]:
+    """Whom of those that are to be claimed the suppression list names: also since they were queued."""
+    ids = [operation.delivery_id for operation in operations if isinstance(operation, Claim)]
+    if not ids:
+        return frozenset()
+    dialect = connection.dialect.name
+    sql = statement(_SUPPRESSED.format(ids=ids_in(dialect)))
+    return frozenset(connection.execute(sql, {"ids": ids_parameter(dialect, ids)}).scalars())
 
 
 def _take(batch: _Batch, operation: Operation) -> object:
@@ -107,9 +122,10 @@ def _take(batch: _Batch, operation: Operation) -> object:
 class _Batch:
     """The rows as they stand after each operation, and the attempts that were reported."""
 
-    def __init__(self, rows: dict[int, Row], now: float) -> None:
+    def __init__(self, rows: dict[int, Row], now: float, suppressed: frozenset[int]) -> None:
         self.rows = dict(rows)
         self.now = now
+        self.suppressed = suppressed
         self.attempts: list[tuple[Any, ...]] = []
 
     def take(self, operation: Operation) -> object:
@@ -117,12 +133,21 @@ class _Batch:
         row = self.rows.get(operation.delivery_id)
         if isinstance(operation, Record):
             return self._record(row, operation)
-        after = None if row is None else _decide(row, operation, self.now)
+        after = None if row is None else self._decide(row, operation)
         if after is not None:
             self.rows[after.id] = after
         if isinstance(operation, Claim):
-            return None if after is None else (after, operation)
+            return (after, operation) if after is not None and after.state is State.CLAIMED else None
         return after is not None
+
+    def _decide(self, row: Row, operation: Claim | CommitPoint | Move | Renew) -> Row | None:
+        if isinstance(operation, Claim):
+            return rules.claim(row, operation, self.now, is_suppressed=row.id in self.suppressed)
+        if isinstance(operation, CommitPoint):
+            return rules.commit_point(row, operation, self.now)
+        if isinstance(operation, Renew):
+            return rules.renew(row, operation, self.now)
+        return rules.move(row, operation, self.now)
 
     def _record(self, row: Row | None, operation: Record) -> Recorded:
         if row is None:
@@ -133,16 +158,6 @@ class _Batch:
             return Recorded(state=None, server=row.server)
         self.rows[after.id] = after
         return Recorded(state=after.state, server=after.server)
-
-
-def _decide(row: Row, operation: Claim | CommitPoint | Move | Renew, now: float) -> Row | None:
-    if isinstance(operation, Claim):
-        return rules.claim(row, operation, now)
-    if isinstance(operation, CommitPoint):
-        return rules.commit_point(row, operation, now)
-    if isinstance(operation, Renew):
-        return rules.renew(row, operation, now)
-    return rules.move(row, operation, now)
 
 
 def _attempt(row: Row, operation: Record, now: float) -> tuple[Any, ...]:

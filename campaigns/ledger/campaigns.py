@@ -47,7 +47,7 @@ SELECT id FROM delivery WHERE campaign_id = :id AND state = '{state}' AND id > :
 """
 _HELD_OF = """
 SELECT id FROM delivery
- WHERE campaign_id = :id AND state IN ('claimed', 'committing') AND state = 'claimed' AND id > :after
+ WHERE +campaign_id = :id AND state IN ('claimed', 'committing') AND state = 'claimed' AND id > :after
  ORDER BY id LIMIT :limit
 """
 _DELIVERIES = """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from sqlalchemy import Connection
@@ -26,6 +26,7 @@ __all__ = [
     "LedgerPart",
     "count",
     "lock_rows",
+    "reopen",
     "write_changes",
 ]
 
@@ -260,9 +261,12 @@ def count(connection: Connection, tally: Counter[CountKey], *, shard: int) -> No
 
 def _reopen(connection: Connection, changes: Iterable[Change]) -> None:
     """A finished campaign that has somebody alive again (an attempt resolved its uncertain) runs again."""
-    ids = {
-        after.campaign_id for _, after in changes if after.status is Status.FINISHED and after.state in ALIVE
-    }
+    alive = (after for _, after in changes if after.state in ALIVE)
+    reopen(connection, {after.campaign_id for after in alive if after.status is Status.FINISHED})
+
+
+def reopen(connection: Connection, ids: Collection[int]) -> None:
+    """Those of the campaigns that are finished run again."""
     if ids:
         dialect = connection.dialect.name
         sql = statement(_REOPEN.format(ids=ids_in(dialect), clock=database_clock(dialect)))

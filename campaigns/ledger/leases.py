@@ -28,10 +28,17 @@ SELECT id FROM delivery
  WHERE state IN ('claimed', 'committing') AND lease_until > {clock} + :lease_seconds
  ORDER BY lease_until DESC LIMIT :limit
 """
-_STRANDED = """
+# The unary plus keeps SQLite's planner on the small index of each state, and off all of a campaign.
+_STRANDED = (
+    """
 SELECT d.id FROM delivery AS d JOIN campaign AS c ON c.id = d.campaign_id
- WHERE c.status = 'cancelled' AND d.state = :state LIMIT :limit
-"""
+ WHERE c.status = 'cancelled' AND d.state = 'pending' LIMIT :limit
+""",
+    """
+SELECT d.id FROM delivery AS d JOIN campaign AS c ON c.id = +d.campaign_id
+ WHERE c.status = 'cancelled' AND d.state = 'queued' LIMIT :limit
+""",
+)
 _START = """
 UPDATE campaign SET status = 'running', started_at = COALESCE(started_at, {clock}),
        running_since = {clock}
@@ -47,8 +54,8 @@ SELECT c.id FROM campaign AS c
 """
 _ALIVE = """
 SELECT EXISTS (SELECT 1 FROM delivery WHERE campaign_id = :id AND state = 'pending')
-    OR EXISTS (SELECT 1 FROM delivery WHERE campaign_id = :id AND state = 'queued')
-    OR EXISTS (SELECT 1 FROM delivery WHERE campaign_id = :id AND state IN ('claimed', 'committing'))
+    OR EXISTS (SELECT 1 FROM delivery WHERE +campaign_id = :id AND state = 'queued')
+    OR EXISTS (SELECT 1 FROM delivery WHERE +campaign_id = :id AND state IN ('claimed', 'committing'))
 """
 _FINISH = """
 UPDATE campaign SET status = 'finished', finished_at = {clock} WHERE id = :id AND status = 'running'
@@ -97,10 +104,6 @@ class LiveWorker:
     loads: Mapping[str, tuple[float, float | None]] = field(default_factory=dict)
 
 
-LONGEST_LEASE_SECONDS = 3600.0
-"""What the settings allow at most."""
-
-
 class Leases(LedgerPart):
     """What must be done about time that has passed. Any number of processes may do it at once."""
 
@@ -109,7 +112,7 @@ class Leases(LedgerPart):
         limit: int = CHUNK,
         max_crashes: int = 5,
         *,
-        lease_seconds: float = LONGEST_LEASE_SECONDS,
+        lease_seconds: float = rules.LONGEST_LEASE_SECONDS,
         resends: bool = False,
     ) -> Swept:
         """Judge at most `limit` leases that ran out, and what a cancelled campaign left behind.
@@ -125,9 +128,8 @@ class Leases(LedgerPart):
             ids: list[int] = []
             for sql in (_EXPIRED, _TOO_LONG):
                 ids += connection.execute(statement(sql.format(clock=clock)), parameters).scalars()
-            for state in ("pending", "queued"):
-                stranded = statement(_STRANDED.replace(":state", f"'{state}'"))
-                ids += connection.execute(stranded, {"limit": limit}).scalars()
+            for sql in _STRANDED:
+                ids += connection.execute(statement(sql), {"limit": limit}).scalars()
 
         def judge(row: Row, now: float) -> Row | None:
             if row.status is Status.CANCELLED and row.state in {State.PENDING, State.QUEUED}:

@@ -13,11 +13,11 @@ from sqlalchemy import Connection
 from campaigns.database import database_clock
 from campaigns.errors import TransitionRefused
 from campaigns.ledger.batch import again_after_conflict
-from campaigns.ledger.changes import LedgerPart, count
+from campaigns.ledger.changes import LedgerPart, count, reopen
 from campaigns.ledger.row import Row
 from campaigns.ledger.row_source import RowSource, clean, ids_in, ids_parameter, statement
 from campaigns.ledger.status import lock_campaign, read_campaign, refuse
-from campaigns.states import OPEN, State
+from campaigns.states import OPEN, State, Status
 
 __all__ = ["Added", "Import", "ImportProgress", "NewRecipient", "Recipients", "Suppressed"]
 
@@ -137,26 +137,44 @@ class Recipients(LedgerPart):
             return _imports(connection, campaign_id)
 
     def add_recipients(
-        self, campaign_id: int, rows: Sequence[NewRecipient], progress: ImportProgress | None = None
+        self,
+        campaign_id: int,
+        rows: Sequence[NewRecipient],
+        progress: ImportProgress | None = None,
+        *,
+        continues: bool = False,
     ) -> Added:
         """Add a batch (1,000 to 2,000 rows are best) and move the import's progress, in one transaction.
 
         Whom the campaign has already is a duplicate; who is on the suppression list is added as
         suppressed. Raises TransitionRefused if the campaign is finished or cancelled, or if another
         process has moved the import meanwhile (then nothing of the batch is added).
-        """
-        return again_after_conflict(lambda: self._add(campaign_id, rows, progress))
 
-    def _add(self, campaign_id: int, rows: Sequence[NewRecipient], progress: ImportProgress | None) -> Added:
+        `continues`, or an import that has come some way: the list was begun while the campaign was open. Its
+        rest is taken although all before it were served meanwhile; the finished campaign runs again.
+        """
+        continues = continues or (progress is not None and progress.from_position > 0)
+        return again_after_conflict(lambda: self._add(campaign_id, rows, progress, continues=continues))
+
+    def _add(
+        self,
+        campaign_id: int,
+        rows: Sequence[NewRecipient],
+        progress: ImportProgress | None,
+        *,
+        continues: bool,
+    ) -> Added:
         with self.database.write() as connection:
             lock_campaign(connection, campaign_id, exclusive=False)
             campaign = read_campaign(connection, campaign_id=campaign_id)
-            if campaign.status not in OPEN:
+            if campaign.status not in OPEN and not (continues and campaign.status is Status.FINISHED):
                 raise refuse(campaign, "given more recipients")
             states = self._insert(connection, campaign_id, rows)
             tally = Counter({(campaign_id, state, ""): n for state, n in states.items()})
             tally[campaign_id, "total", ""] = states.total()
             count(connection, tally, shard=self.shard)
+            if states["pending"]:
+                reopen(connection, [campaign_id])
             added = Added(
                 added=states.total(),
                 duplicate=len(rows) - states.total(),
@@ -186,7 +204,8 @@ class Recipients(LedgerPart):
     def suppress(self, suppressions: Iterable[tuple[str, str, str | None]]) -> int:
         """Add (dedupe key, address, reason) to the list; how many were new. A batch of some 1,000 is best.
 
-        Whoever waits in a campaign that is not over becomes suppressed; what an attempt holds goes on.
+        Whoever waits in a campaign that is not over becomes suppressed. What an attempt holds goes on; should
+        it come back, or whoever failed be tried again, the next claim makes it suppressed.
         """
         rows = sorted(
             {clean(key): (clean(key), clean(email), clean(why)) for key, email, why in suppressions}.values()
@@ -199,7 +218,7 @@ class Recipients(LedgerPart):
         parameters = _SUPPRESSIONS.parameters(dialect, rows)
         with self.database.write() as connection:
             for campaign_id in connection.execute(statement(_OPEN)).scalars().all():
-                lock_campaign(connection, campaign_id, exclusive=False)  # no import misses what is added here
+                lock_campaign(connection, campaign_id, exclusive=False)  # an import shows it at once
             new = connection.execute(sql, parameters).rowcount
             waiting = statement(_WAITING_KEYS.format(rows=_SUPPRESSIONS.sql(dialect)))
             ids = list(connection.execute(waiting, parameters).scalars())

@@ -13,16 +13,24 @@ from campaigns.ledger.operations import Claim, CommitPoint, Move, Record, Renew
 from campaigns.ledger.row import Row
 from campaigns.states import FINAL, State, Status
 
-__all__ = ["claim", "commit_point", "move", "record", "renew", "shortened", "swept"]
+__all__ = ["LONGEST_LEASE_SECONDS", "claim", "commit_point", "move", "record", "renew", "shortened", "swept"]
+
+LONGEST_LEASE_SECONDS = 3600.0
+"""What the settings allow at most."""
 
 _HELD = frozenset({State.CLAIMED, State.COMMITTING})
 _RECORDABLE = frozenset({State.SENT, State.FAILED, State.UNCERTAIN, State.PENDING, State.QUEUED})
 
 
-def claim(row: Row, operation: Claim, now: float) -> Row | None:
-    """Only what is queued for this very server, and only while the campaign runs."""
+def claim(row: Row, operation: Claim, now: float, *, is_suppressed: bool = False) -> Row | None:
+    """Only what is queued for this very server, and only while the campaign runs.
+
+    Whoever came on the suppression list since it was last looked at becomes suppressed instead.
+    """
     if row.state is not State.QUEUED or row.server != operation.server or row.status is not Status.RUNNING:
         return None
+    if is_suppressed:
+        return row.ended(State.SUPPRESSED, now=now)
     lease_seconds = _finite(operation.lease_seconds)
     return row.claimed(owner=operation.owner, lease_seconds=lease_seconds, now=now)
 
@@ -118,11 +126,14 @@ def swept(row: Row, now: float, max_crashes: int, *, resends: bool = False) -> R
 
 
 def shortened(row: Row, now: float, lease_seconds: float) -> Row | None:
-    """A lease that ends later than any could ends as one that is taken now; None if it is none of these.
+    """A lease of before the clock was set back ends as one that is taken now; None if it is none of these.
 
-    The clock was set back. It is not ended at once, for its worker may live, and renews it then.
+    It is not ended at once, for its worker may live, and renews it then. That another process takes longer
+    leases than this one is no reason to cut its.
     """
     if row.state not in _HELD or row.lease_until is None or row.lease_until <= now + lease_seconds:
+        return None
+    if row.updated_at <= now and row.lease_until <= now + LONGEST_LEASE_SECONDS:
         return None
     return row.renewed(until=now + lease_seconds)
 

@@ -249,6 +249,7 @@ class OperatorSteps(SweepSteps):
     def _suppress(self, number: int) -> None:
         key = f"person{number}@example.com"
         self.ledger.suppress([(key, key, None)])
+        self.reference.suppressed.add(key)
         self.reference.now = self.clock.now
         concerned = [
             row.id for row in self.rows.values() if row.key == key and self._is_open(row.campaign_id)

@@ -11,6 +11,7 @@ from campaigns.states import ALIVE, State, Status
 
 HELD = frozenset({State.CLAIMED, State.COMMITTING})
 WAITING = frozenset({State.PENDING, State.QUEUED})
+LONGEST_LEASE_SECONDS = 3600
 
 
 class Seen(NamedTuple):
@@ -53,6 +54,7 @@ class Reference:
     def __init__(self) -> None:
         self.rows: dict[int, Seen] = {}
         self.campaigns: dict[int, Standing] = {}
+        self.suppressed: set[str] = set()
         self.now = 0.0
 
     def apply(self, operations: Iterable[Operation]) -> list[Seen | None]:
@@ -96,6 +98,8 @@ class Reference:
     def _claim(self, row: Seen, operation: Claim) -> Seen | None:
         if (row.state, row.server, self._status(row)) != (State.QUEUED, operation.server, Status.RUNNING):
             return None
+        if row.key in self.suppressed:
+            return row.at(State.SUPPRESSED, self.now, None)
         claimed = row.at(State.CLAIMED, self.now, self.now + operation.lease_seconds)
         return claimed._replace(fence=row.fence + 1)
 
@@ -183,7 +187,8 @@ class Reference:
                 return None
             if row.wakes_at > self.now:
                 latest = self.now + lease_seconds
-                return row._replace(wakes_at=latest) if row.wakes_at > latest else None
+                is_of_before = row.since > self.now or row.wakes_at > self.now + LONGEST_LEASE_SECONDS
+                return row._replace(wakes_at=latest) if row.wakes_at > latest and is_of_before else None
             if row.state is State.COMMITTING:
                 return row.at(State.UNCERTAIN, self.now, None)
             row = row._replace(crashes=row.crashes + 1)

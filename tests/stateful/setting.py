@@ -241,6 +241,9 @@ class Setting(RuleBasedStateMachine):
 
     def _send(self, delivery_id: int, server: str) -> None:
         (claimed,) = self.ledger.apply([claim_of(delivery_id, server)])
+        if self.rows[delivery_id].key in self.reference.suppressed:
+            assert claimed is None, "whoever is on the list is not to be had"
+            return
         assert isinstance(claimed, Claimed), "what is queued is to be had"
         attempt = Attempt.of(claimed, server, self.tokens[claimed.campaign_id], self.clock.monotonic)
         assert self.ledger.apply([attempt.commit_point]) == [True]
@@ -259,7 +262,7 @@ def _brief(result: object) -> object:
 
 def _answer(operation: Operation, row: Seen | None) -> object:
     if isinstance(operation, Claim):
-        return row and (row.state, row.fence)
+        return (row.state, row.fence) if row and row.state is State.CLAIMED else None
     if isinstance(operation, Record):
         return row and row.state
     return row is not None

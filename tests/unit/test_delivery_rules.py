@@ -241,8 +241,23 @@ def test_the_sweep_touches_only_what_is_held(state: State) -> None:
 
 
 @pytest.mark.parametrize("state", sorted(HELD))
-def test_a_lease_longer_than_any_is_shortened_and_no_other(state: State) -> None:
-    shortened = rules.shortened(row(state, lease_until=NOW + 20.1), NOW, 20)
+def test_a_lease_of_before_the_clock_was_set_back_is_shortened_and_no_other(state: State) -> None:
+    later = NOW + 0.1
+    shortened = rules.shortened(row(state, lease_until=NOW + 20.1, updated_at=later), NOW, 20)
     assert shortened is not None and (shortened.state, shortened.lease_until) == (state, NOW + 20)
-    assert rules.shortened(row(state, lease_until=NOW + 20), NOW, 20) is None
-    assert rules.shortened(row(State.PENDING, lease_until=NOW + 86_400), NOW, 20) is None
+    assert rules.shortened(row(state, lease_until=NOW + 20, updated_at=later), NOW, 20) is None
+    assert rules.shortened(row(State.PENDING, lease_until=NOW + 86_400, updated_at=later), NOW, 20) is None
+
+
+@pytest.mark.parametrize("state", sorted(HELD))
+def test_the_longer_lease_of_a_process_with_other_settings_is_left(state: State) -> None:
+    assert rules.shortened(row(state, lease_until=NOW + 3600, updated_at=NOW), NOW, 20) is None
+    beyond = rules.shortened(row(state, lease_until=NOW + 3600.1, updated_at=NOW), NOW, 20)
+    assert beyond is not None and beyond.lease_until == NOW + 20
+
+
+def test_whom_the_suppression_list_names_is_not_claimed() -> None:
+    suppressed = rules.claim(row(State.QUEUED), CLAIM, NOW, is_suppressed=True)
+    assert suppressed is not None and (suppressed.state, suppressed.owner) == (State.SUPPRESSED, None)
+    assert rules.claim(row(State.CLAIMED), CLAIM, NOW, is_suppressed=True) is None
+    assert rules.claim(row(State.QUEUED, server="secondary"), CLAIM, NOW, is_suppressed=True) is None

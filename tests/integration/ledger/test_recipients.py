@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from campaigns.errors import TransitionRefused
-from campaigns.ledger import Added, ImportProgress, Ledger
-from campaigns.states import State
+from campaigns.ledger import Added, Claim, ImportProgress, Ledger
+from campaigns.states import State, Status
 from tests.crowd import Crowd, new_recipients
 
 
@@ -41,6 +43,79 @@ def test_who_is_suppressed_later_gets_nothing_either(ledger: Ledger) -> None:
     ledger.suppress([(f"person{n}@example.com", f"person{n}@example.com", None) for n in range(3)])
     counts = crowd.counts()
     assert (counts.states[State.SUPPRESSED], counts.states[State.CLAIMED]) == (2, 1)
+
+
+def _on_the_list(ledger: Ledger, number: int) -> None:
+    ledger.suppress([(f"person{number}@example.com", f"person{number}@example.com", None)])
+
+
+def test_whoever_is_suppressed_while_an_attempt_holds_the_mail_gets_no_second_try(ledger: Ledger) -> None:
+    crowd = Crowd(ledger, 3)
+    deferred, refused, doubtful = crowd.claim()
+    for number in range(3):
+        _on_the_list(ledger, number)
+    crowd.report(deferred, State.PENDING, deferral=True, wait_seconds=900)
+    crowd.report(refused, State.FAILED)
+    assert crowd.commit([doubtful]) == [True]
+    crowd.report(doubtful, State.UNCERTAIN)
+    for state in (State.FAILED, State.UNCERTAIN):
+        assert ledger.retry(crowd.name, state).moved == 1
+    claims = [
+        Claim(delivery_id=one, server="primary", owner="other", lease_seconds=20) for one in crowd.ids[1:]
+    ]
+    assert len(crowd.queue()) == 2 and ledger.apply(claims) == [None, None]
+    crowd.set("next_attempt_at", 0.0)  # the deferral is over
+    assert crowd.queue() == crowd.ids[:1]
+    assert ledger.apply([replace(claims[0], delivery_id=crowd.ids[0])]) == [None]
+    counts = crowd.counts()
+    assert counts.states[State.SUPPRESSED] == counts.total == 3
+    assert ledger.finish_idle() == [crowd.name]
+
+
+def test_a_reroute_of_whoever_is_suppressed_meanwhile_ends_there(ledger: Ledger) -> None:
+    crowd = Crowd(ledger, 1)
+    (claim,) = crowd.claim()
+    _on_the_list(ledger, 0)
+    crowd.report(claim, State.QUEUED, to_server="secondary")
+    other = Claim(delivery_id=claim.delivery_id, server="secondary", owner="other", lease_seconds=20)
+    assert ledger.apply([other, other]) == [None, None]
+    assert crowd.state() is State.SUPPRESSED
+
+
+def test_the_rest_of_an_import_is_taken_though_all_before_it_were_served(ledger: Ledger) -> None:
+    crowd = Crowd(ledger, 0)
+    begun = ledger.begin_import(crowd.campaign_id, "digest")
+    first = ImportProgress(import_id=begun.id, from_line=0, from_position=0, line=3, position=120)
+    ledger.add_recipients(crowd.campaign_id, new_recipients(2), first)
+    ledger.suppress([(f"person{number}@example.com", "", None) for number in range(2)])
+    assert ledger.finish_idle() == [crowd.name]
+    rest = ImportProgress(
+        import_id=begun.id, from_line=3, from_position=120, line=5, position=200, finished=True
+    )
+    assert ledger.add_recipients(crowd.campaign_id, new_recipients(2, start=2), rest).added == 2
+    assert crowd.counts().status is Status.RUNNING and ledger.finish_idle() == []
+    with pytest.raises(TransitionRefused, match="has finished it"):
+        ledger.add_recipients(crowd.campaign_id, new_recipients(2, start=4), rest)
+
+
+def test_a_rest_that_is_nobody_leaves_the_campaign_finished(ledger: Ledger) -> None:
+    crowd = Crowd(ledger, 0)
+    begun = ledger.begin_import(crowd.campaign_id, "digest")
+    first = ImportProgress(import_id=begun.id, from_line=0, from_position=0, line=3, position=120)
+    ledger.add_recipients(crowd.campaign_id, [], first)
+    assert ledger.finish_idle() == [crowd.name]
+    rest = ImportProgress(
+        import_id=begun.id, from_line=3, from_position=120, line=3, position=120, finished=True
+    )
+    ledger.add_recipients(crowd.campaign_id, [], rest)
+    assert crowd.counts().status is Status.FINISHED
+
+
+def test_nobody_is_added_to_a_cancelled_campaign_by_the_rest_of_a_list(ledger: Ledger) -> None:
+    crowd = Crowd(ledger, 1)
+    ledger.cancel(crowd.name)
+    with pytest.raises(TransitionRefused, match="cancelled"):
+        ledger.add_recipients(crowd.campaign_id, new_recipients(1, start=1), continues=True)
 
 
 def test_an_import_that_was_killed_goes_on_exactly(ledger: Ledger) -> None:
