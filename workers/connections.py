@@ -40,8 +40,8 @@ class ConnectionPool:
 
     Two lists are its whole state. One that waits at its dot for longer than a moment counts no more, so that
     a server which is slow there starves nobody: one more is opened while fewer than four times `size` wait
-    so, which makes fewer than five times `size` in all. A server that takes fewer than `size` says so, and
-    is believed: then all that it may still count do count.
+    so, which makes fewer than five times `size` in all. A server that takes fewer says so, and is believed:
+    then all that it may still count do count.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class ConnectionPool:
         self._door = asyncio.Semaphore(_MOST_OPENING)
         self._closing: set[asyncio.Task[None]] = set()
         self._closed_at = -_GONE_SECONDS
-        self._crowding = Crowding(server.name, size, clock)
+        self._crowding = Crowding(server.name, size * (1 + _DOT_ROOM), clock)
         self._is_closed = False
 
     def __repr__(self) -> str:
@@ -83,7 +83,8 @@ class ConnectionPool:
     @property
     def size(self) -> int:
         """How many connections it may have, as far as is known."""
-        return self._size if self._crowding.most is None else self._crowding.most
+        most = self._crowding.most
+        return self._size if most is None else min(self._size, most)
 
     @property
     def shut_out_seconds(self) -> float:
@@ -111,7 +112,7 @@ class ConnectionPool:
 
     async def _acquire(self, fresh: bool, wait: Wait, *, is_first: bool = False) -> SmtpConnection | None:
         """None: the server takes no more connections than there are, and it is to wait for one of these."""
-        await self._take_slot(is_first=is_first)
+        await (self._wait_again(fresh) if is_first else self._take_slot())
         try:
             connection = None if fresh else self._reuse()
             if connection is None:
@@ -126,17 +127,30 @@ class ConnectionPool:
         self._opening -= 1
         return connection
 
-    async def _take_slot(self, *, is_first: bool) -> None:
+    async def _take_slot(self) -> None:
         if self._is_closed:
             raise SmtpFailure(_shut_down())
-        if (is_first or not self._waiting) and self.has_room:
+        if not self._waiting and self.has_room:
             self._opening += 1
             return
         ticket = asyncio.get_running_loop().create_future()
-        if is_first:
-            self._waiting.appendleft(ticket)
-        else:
-            self._waiting.append(ticket)
+        self._waiting.append(ticket)
+        await self._called(ticket)
+
+    async def _wait_again(self, fresh: bool) -> None:
+        """As the first in line; and for a moment, if nothing is free: whatever was learned of the server."""
+        if self._is_closed:
+            raise SmtpFailure(_shut_down())
+        if self._idle and not fresh and self.has_room:
+            self._opening += 1
+            return
+        loop = asyncio.get_running_loop()
+        ticket = loop.create_future()
+        self._waiting.appendleft(ticket)
+        loop.call_later(random.uniform(*_AGAIN_SECONDS), self._wake_next)  # noqa: S311 - jitter
+        await self._called(ticket)
+
+    async def _called(self, ticket: asyncio.Future[None]) -> None:
         try:
             await ticket
         except BaseException:

@@ -18,7 +18,7 @@ _FORGOTTEN_SECONDS = 60.0
 
 
 class Crowding:
-    """Of one server. `most`: the connections that it takes; None: as many as are configured, for all we know.
+    """Of one server. `most`: the connections that it takes; None: all `size` that may be, as far as is known.
 
     A refusal while some are open says how many it takes: so many. One is tried again each minute after. A
     refusal while none is open says only that others have them all: then one at a time asks.

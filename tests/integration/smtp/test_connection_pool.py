@@ -424,3 +424,50 @@ async def test_a_fresh_connection_takes_the_place_of_an_idle_one_where_there_are
     assert fresh not in held and fresh.is_usable
     pool.release(fresh)
     pool.release(held[1])
+
+
+@pytest.mark.parametrize("most", [2, 5])
+async def test_a_server_that_is_slow_at_the_dot_and_takes_no_more_is_not_stormed(
+    server: ScriptedSmtpServer, make_pool: MakePool, most: int
+) -> None:
+    """It takes all that are configured, and not those that are opened while replies are late."""
+    server.most_connections = most
+    server.set("dot", "delay", seconds=1.5)
+    pool = make_pool(size=2, dot_grace_seconds=0.02)
+
+    async def customer(number: int) -> bool:
+        connection = await pool.acquire()
+        try:
+            sending = asyncio.ensure_future(Trial(recipient=f"bob+{number}@example.net").over(connection))
+            await eventually(lambda: connection.is_at_dot)
+            pool.at_dot(connection)
+            return (await sending).ok
+        finally:
+            pool.release(connection)
+
+    customers = asyncio.gather(*(customer(number) for number in range(most + 3)))
+    await eventually(lambda: server.stats["refused"] >= 1 and f"{most} at the dot" in repr(pool))
+    await asyncio.sleep(0.1)
+    assert (pool.size, pool.has_room) == (2, False), "it waits for those that are open"
+    assert all(await asyncio.wait_for(customers, 20))
+    assert server.stats["refused"] < 10
+
+
+async def test_whatever_was_learned_of_a_refusal_nobody_dials_again_at_once(
+    server: ScriptedSmtpServer, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.most_connections = 1
+    pool = make_pool(size=3)
+    monkeypatch.setattr(pool._crowding, "refused", lambda _: None)
+    held = await pool.acquire()
+    waiting = [asyncio.ensure_future(pool.acquire()) for _ in range(2)]
+    await asyncio.sleep(1)
+    assert 2 <= server.stats["refused"] < 20
+    began = time.monotonic()
+    pool.release(held)
+    (given,), _ = await asyncio.wait(waiting, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+    assert given.result() is held
+    assert time.monotonic() - began < 0.2, "who waits is called"
+    pool.release(held)
+    assert await asyncio.wait_for(next(one for one in waiting if one is not given), 10) is held
+    pool.release(held)
