@@ -70,7 +70,8 @@ class RecipientList:
         is written anew (default: a new file `<campaign>-rejected.csv` in the working directory, with a number
         if that is taken; an import that is taken up again goes on with its own).
 
-        Raises InvalidRecipients if the file is no usable list, TemplateError if a merge field has neither
+        Raises InvalidRecipients if the file is no usable list or is changed meanwhile (the import is then as
+        after a kill: put back, the file is gone on with, and a new one is a list of its own), TemplateError if a merge field has neither
         column nor default, and TransitionRefused if the campaign takes no more recipients.
         """
         file = read_csv(Path(path))
@@ -102,7 +103,9 @@ class RecipientList:
             while batch := list(islice(numbered, BATCH)):
                 judged = [_judged(number, *fields.split(number, one)) for number, one in batch]
                 rejected = [one for one in judged if isinstance(one, Rejected)]
-                added = self._client.ledger.add_recipients(record.id, _good(judged))
+                added = self._client.ledger.add_recipients(
+                    record.id, _good(judged), continues=batch[0][0] > 1
+                )
                 rejects.write(rejected)
                 total = replace(
                     total,
