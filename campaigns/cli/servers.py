@@ -213,20 +213,24 @@ def _note_closed_streams(streams: Sequence[str]) -> None:
 
 @click.command()
 @click.option("--server", help="What concerns this server alone.")
+@click.option("--campaign", help="What concerns this campaign alone.")
 @click.option(
     "--limit", type=click.IntRange(1, 1_000_000), default=100, show_default=True, help="The last ones."
 )
 @json_option
-def events(server: str | None, limit: int, as_json: bool) -> None:
+def events(server: str | None, campaign: str | None, limit: int, as_json: bool) -> None:
     """What changed, when and why; the newest last.
 
     \b
     campaigns events --server primary
+    campaigns events --campaign spring
     """
     with Client(load_settings()) as client:
         if server is not None:
             client.settings.server(server)
-        every = client.events(server=server, limit=limit)
+        if campaign is not None:
+            client.campaign(campaign)
+        every = client.events(server=server, campaign=campaign, limit=limit)
         if as_json:
             print_json(as_dicts(every))
             return

@@ -300,6 +300,10 @@ def test_servers_and_events_are_listed(desk: Desk) -> None:
     assert list(event) == ["at", "server", "campaign", "kind", "from", "to", "reason"]
     assert (event["campaign"], event["from"], event["to"]) == ("spring", "draft", "running")
     assert desk.json("events", "--server", "primary") == []
+    desk.send(name="summer")
+    assert desk.json("events", "--campaign", "spring") == [event]
+    unknown = desk.run("events", "--campaign", "autumn")
+    assert (unknown.exit_code, unknown.stdout) == (1, "") and "autumn" in unknown.stderr
 
 
 def test_a_table_that_is_piped_has_a_line_for_each_row_and_folds_nothing(desk: Desk) -> None:
