@@ -1,5 +1,7 @@
 """A worker dies, or sleeps through its leases, at each named point of an attempt."""
 
+import signal
+
 import pytest
 
 from campaigns.demo.smtp_process import SmtpServerProcess
@@ -53,11 +55,31 @@ def _judge_the_dead(history: History, doomed: int, point: str) -> None:
 
 def _judge_the_sleeper(history: History, doomed: int, point: str) -> None:
     """`history` is that of its sleep."""
+    reached = {change.new_state for change in history.changes_of.get(doomed, [])}
     if point in BEFORE_THE_DOT:
         assert doomed not in _taken_by_the_primary(history), history.story(doomed)
-    if point in NEVER_COMMITTED:
-        reached = {change.new_state for change in history.changes_of.get(doomed, [])}
-        assert State.UNCERTAIN not in reached, history.story(doomed)
+        assert (State.UNCERTAIN in reached) is (point not in NEVER_COMMITTED), history.story(doomed)
+
+
+def _judge_the_woken(asleep: History, awake: History, doomed: int, point: str) -> None:
+    """Asleep before its dot it gave the primary no mail; each since then needs a commit point of its own."""
+    if point not in BEFORE_THE_DOT:
+        return
+    taken = sum(mail.server == "primary" for mail in awake.accepted_of.get(doomed, []))
+    fences = _committed_for_the_primary(awake, doomed) - _committed_for_the_primary(asleep, doomed)
+    assert taken <= len(fences), awake.story(doomed)
+    if point not in NEVER_COMMITTED:
+        outcomes = {report.outcome for report in awake.reports_of.get(doomed, [])}
+        assert "stopped" in outcomes, f"it woke up before its dot\n{awake.story(doomed)}"
+
+
+def _committed_for_the_primary(history: History, delivery_id: int) -> set[int]:
+    """The fences."""
+    return {
+        change.new_fence
+        for change in history.changes_of.get(delivery_id, [])
+        if change.new_state is State.COMMITTING and change.new_server == "primary"
+    }
 
 
 def _is_explained_by_the_primary(trial: Trial, history: History) -> bool:
@@ -118,10 +140,11 @@ def test_a_worker_that_sleeps_through_its_lease_changes_nothing_that_is_another_
             lambda: trial.count("spring", State.SENT) + trial.count("spring", State.UNCERTAIN) == len(EMAILS),
             what=trial.logs,
         )
-        _judge_the_sleeper(trial.history(), trial.doomed_by(sleeper), point)
-        sleeper.send_signal(18)
+        doomed, asleep = trial.doomed_by(sleeper), trial.history()
+        _judge_the_sleeper(asleep, doomed, point)
+        sleeper.send_signal(signal.SIGCONT)
     patiently(lambda: trial.count("spring", State.UNCERTAIN) == 0, what=trial.logs)
-    trial.verdict()
+    _judge_the_woken(asleep, trial.verdict(), doomed, point)
     assert trial.count("spring", State.SENT) == len(EMAILS), (
         "its own late replies resolved what was uncertain"
     )
