@@ -25,8 +25,9 @@ _Entry = tuple[bytes, Callable[[], None] | None]
 class AcceptedMail:
     """One mail for one recipient that a server took.
 
-    `at`: epoch seconds. `size`, `sha256`: of the message, dots unstuffed, CRLF. `reply_sent`: the reply to
-    the dot was handed to the network; False also where the server was killed before it could note it.
+    `at`: epoch seconds, when its dot had come, whatever time the answer takes. `size`, `sha256`: of the
+    message, dots unstuffed, CRLF. `reply_sent`: the reply to the dot was handed to the network; False also
+    where the server was killed before it could note it.
     `data`: the message as Latin-1 text, where the server was asked to keep it.
     """
 

@@ -1,45 +1,61 @@
 """Judges the history of a run with faults. Pure: what it is given is all that it knows.
 
 C  everybody is final, or uncertain, or alive with something that wakes them; the counts add up
-D  no recipient's mail is accepted twice, over all servers, unless an operator resent what was uncertain
+D  no recipient's mail is accepted twice, over all servers, unless what was uncertain was resent in between
 T  `sent` means that a server accepted it
 H  what a server accepted is `sent` or `uncertain`
-U  no more is uncertain than faults can have met after a commit point
+U  no more is uncertain than faults can have met after a commit point, and none far from every such fault
 L  everything else is final soon after the last fault was healed, or after the last sending without one
-R  whoever is `failed` was refused, given up after deferrals for long enough, or cost too many workers
+R  whoever is `failed` was refused, given up after deferrals for long enough, or cost too many workers;
+   who is `cancelled` is of a cancelled campaign, and who is `suppressed` is on the list
 K  no commit point is passed while the campaign does not run
 F  the next server is handed a dot only after a definite refusal, or no dot, on the one before
 B  the bytes, header and envelope that arrived are those that were expected
 P  no address and no secret where others may look
-S  no change by a stale attempt: legal, under the attempt's own fence, and no dot without a commit point
+S  no change by a stale attempt: legal, under the attempt's own fence; no dot without a commit point, and
+   none after the row was taken from its attempt
 """
 
 from __future__ import annotations
 
-import bisect
 import email
 import email.message
 import email.policy
 import itertools
-import re
+import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 from campaigns.classifier import stated_wait
 from campaigns.demo.mail_record import AcceptedMail
+from campaigns.reply import Fault as Cause
+from campaigns.reply import Phase
 from campaigns.states import ALIVE, FINAL, State, Status, is_legal
-from tests.faults.history import CampaignSeen, Change, DeliverySeen, Expected, History, Report
+from tests.faults.history import CampaignSeen, Change, DeliverySeen, Expected, Fault, History, Report
 
 __all__ = ["Violation", "judge"]
 
-_ADDRESS = re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]+@[\w.-]+\w")
 _ALWAYS = {"date", "message-id", "mime-version", "content-type", "content-transfer-encoding"}
 _HELD = frozenset({State.CLAIMED, State.COMMITTING})
 _JITTER = 1.2
 _SLACK_SECONDS = 60.0
 _CLOCK_SECONDS = 2.0
 """What a worker thinks of the database's clock may be so far off."""
+_NEAR_SECONDS = 20.0
+"""A mail that a fault has met was past its commit point, and without an outcome, so near to it."""
+_TICK_SECONDS = 0.01
+"""SQLite's clock has milliseconds."""
+_ARRIVAL_SECONDS = 0.5
+"""So long after it was written a dot may reach a server to which nothing was done; all is on one machine."""
+_DRAIN_SECONDS = 5.0
+"""What was held back on the way to a server has come to it so soon after the healing."""
+_ANSWERS_THE_MAIL = frozenset({Phase.MAIL, Phase.RCPT, Phase.DATA, Phase.BODY, Phase.DOT})
+"""Before that nothing was said of the recipient or the mail."""
+_UNFIT = (f"{Phase.MAIL} {Cause.RENDER}", f"{Phase.MAIL} {Cause.SIZE}")
+_UNFIT_FOR_THIS_SERVER = f"{Phase.MAIL} {Cause.UTF8}"
+"""How an attempt words that it did not ask the server at all."""
 _AT_REST = frozenset({Status.DRAFT, Status.SCHEDULED, Status.PAUSED})
 
 
@@ -110,7 +126,8 @@ def _wakes(history: History, delivery: DeliverySeen) -> bool:
         return delivery.next_attempt_at is not None and delivery.next_attempt_at <= _latest(history, delivery)
     if delivery.state is State.QUEUED:
         return delivery.server is not None and delivery.queued_at is not None
-    return delivery.lease_until is not None
+    longest = history.seen_at + history.longest_lease_seconds + _CLOCK_SECONDS
+    return delivery.lease_until is not None and delivery.lease_until <= longest
 
 
 def _latest(history: History, delivery: DeliverySeen) -> float:
@@ -123,23 +140,34 @@ def _latest(history: History, delivery: DeliverySeen) -> float:
 
 
 def _duplicates(history: History) -> Iterator[Violation]:
-    resending = {campaign.name for campaign in history.campaigns if campaign.resends}
     for delivery in history.deliveries:
         mails = sorted(history.accepted_of.get(delivery.id, []), key=lambda mail: mail.at)
+        resends = _resends(history, delivery) if len(mails) > 1 else []
         for earlier, later in itertools.pairwise(mails):
-            if delivery.campaign not in resending and not _resent_between(history, earlier, later, delivery):
+            if not any(earlier.at <= change.at <= later.at for change in resends):
                 yield _of(delivery, "D", f"accepted by {earlier.server}, and again by {later.server}")
     for mail in history.accepted_of.get(None, []):
         yield Violation(property="D", what=f"{mail.server} accepted a mail of nobody: {mail.message_id}")
 
 
-def _resent_between(
-    history: History, earlier: AcceptedMail, later: AcceptedMail, delivery: DeliverySeen
-) -> bool:
-    return any(
-        change.is_resend and earlier.at <= change.at <= later.at
+def _resends(history: History, delivery: DeliverySeen) -> list[Change]:
+    """The changes that let go again what may have been sent: an operator's, or the policy's, in advance.
+
+    The policy takes what its own attempt reported as uncertain, or the sweep for a vanished worker, no more.
+    """
+    by_policy = delivery.campaign in history.resending
+    reports = history.reports_of.get(delivery.id, []) if by_policy else []
+    doubts = {(one.fence, one.at) for one in reports if one.outcome == "uncertain"}
+    return [
+        change
         for change in history.changes_of.get(delivery.id, [])
-    )
+        if change.is_resend
+        or (
+            change.old_state in {State.COMMITTING, State.UNCERTAIN}
+            and change.new_state is State.PENDING
+            and (change.old_fence, change.at) in doubts
+        )
+    ]
 
 
 def _sent_is_accepted(history: History) -> Iterator[Violation]:
@@ -156,8 +184,7 @@ def _accepted_is_held(history: History) -> Iterator[Violation]:
         if delivery.state in {State.SENT, State.UNCERTAIN} or not mails:
             continue
         last = max(mail.at for mail in mails)
-        changes = history.changes_of.get(delivery.id, [])
-        if not any(change.is_resend and change.at >= last for change in changes):
+        if not any(change.at >= last for change in _resends(history, delivery)):
             yield _of(delivery, "H", f"was accepted by {mails[-1].server}, and is {delivery.state}")
 
 
@@ -171,8 +198,22 @@ def _uncertain(history: History) -> Iterator[Violation]:
         yield Violation(property="U", what=f"{count} are uncertain, and faults explain {most}")
     for delivery in history.deliveries:
         commits = _commit_points(history, delivery.id)
-        if delivery.state is State.UNCERTAIN and delivery.fence not in {one.new_fence for one in commits}:
+        if delivery.state is not State.UNCERTAIN:
+            continue
+        if delivery.fence not in {one.new_fence for one in commits}:
             yield _of(delivery, "U", "is uncertain, and never passed its commit point")
+        elif not any(_is_near(history, fault, delivery) for fault in history.faults):
+            yield _of(delivery, "U", "is uncertain, and no fault was near that leaves any so")
+
+
+def _is_near(history: History, fault: Fault, delivery: DeliverySeen) -> bool:
+    """Whether the fault was there, or nearly so, between the commit point and the moment of the doubt."""
+    doubt = history.doubt_of(delivery.id)
+    if doubt is None or not fault.may_leave_uncertain:
+        return False
+    commit, ended_at = doubt
+    healed_at = history.seen_at if fault.healed_at is None else fault.healed_at
+    return fault.began_at - _NEAR_SECONDS <= ended_at and commit.at <= healed_at + _NEAR_SECONDS
 
 
 def _late(history: History) -> Iterator[Violation]:
@@ -199,6 +240,10 @@ def _waits_for_its_recipient(delivery: DeliverySeen, now: float) -> bool:
 
 def _reasons(history: History) -> Iterator[Violation]:
     for delivery in history.deliveries:
+        if delivery.state is State.CANCELLED and not _was_cancelled(history, delivery):
+            yield _of(delivery, "R", "is cancelled, and its campaign was not")
+        if delivery.state is State.SUPPRESSED and not _was_on_the_list(history, delivery):
+            yield _of(delivery, "R", "is suppressed, and was not on the list")
         if delivery.state is not State.FAILED:
             continue
         told = [one for one in history.reports_of.get(delivery.id, []) if one.fence == delivery.fence]
@@ -207,10 +252,27 @@ def _reasons(history: History) -> Iterator[Violation]:
             yield _of(delivery, "R", f"is failed without a reason: {words or 'nothing was reported'}")
 
 
+def _was_cancelled(history: History, delivery: DeliverySeen) -> bool:
+    """The campaign's status comes first, then its rows."""
+    changes = history.changes_of.get(delivery.id, [])
+    return any(
+        change.new_state is State.CANCELLED and history.status_at(change) is Status.CANCELLED
+        for change in changes
+    )
+
+
+def _was_on_the_list(history: History, delivery: DeliverySeen) -> bool:
+    since = history.suppressions.get(delivery.dedupe_key)
+    return since is not None and since <= delivery.updated_at + _CLOCK_SECONDS
+
+
 def _is_reason_to_fail(history: History, delivery: DeliverySeen, report: Report) -> bool:
     """A refusal, also of our own where a letter cannot be rendered; or it was tried for long enough."""
-    if report.outcome == "rejected" or report.outcome.startswith("policy"):
-        return True
+    if report.outcome == "rejected":
+        is_refused = report.code in range(500, 600) and report.phase in _ANSWERS_THE_MAIL
+        return is_refused or _is_unfit(report, *_UNFIT)
+    if report.outcome.startswith("policy"):
+        return report.code in range(400, 600) or _is_unfit(report, _UNFIT_FOR_THIS_SERVER)
     changes = history.changes_of.get(delivery.id, [])
     retried = max((change.new_fence for change in changes if change.is_operators_retry), default=0)
     if report.outcome == "crashed":
@@ -224,34 +286,33 @@ def _is_reason_to_fail(history: History, delivery: DeliverySeen, report: Report)
     return False
 
 
+def _is_unfit(report: Report, *words: str) -> bool:
+    """It was found before the server was asked for anything."""
+    return report.code is None and report.phase == Phase.MAIL and (report.reply or "").startswith(words)
+
+
 # K
 
 
 def _kept_back(history: History) -> Iterator[Violation]:
-    for campaign in history.campaigns:
-        statuses = history.statuses_of.get(campaign.name, [])
-        first = statuses[0].old_status if statuses else campaign.status
-        after = [first, *(change.new_status for change in statuses)]
-        numbers = [change.seq for change in statuses]
-        for delivery in history.of_campaign.get(campaign.name, []):
-            for commit in _commit_points(history, delivery.id):
-                status = after[bisect.bisect(numbers, commit.seq)]
-                if status is not Status.RUNNING:
-                    what = f"fence {commit.new_fence} passed its commit point while the campaign was {status}"
-                    yield _of(delivery, "K", what)
+    for delivery in history.deliveries:
+        for commit in _commit_points(history, delivery.id):
+            status = history.status_at(commit)
+            if status is not Status.RUNNING:
+                what = f"fence {commit.new_fence} passed its commit point while the campaign was {status}"
+                yield _of(delivery, "K", what)
 
 
 # F
 
 
 def _failover(history: History) -> Iterator[Violation]:
-    resending = {campaign.name for campaign in history.campaigns if campaign.resends}
     for delivery in history.deliveries:
         commits = _commit_points(history, delivery.id)
-        if delivery.campaign in resending:
-            continue
+        resends = _resends(history, delivery) if len(commits) > 1 else []
         for first, second in itertools.pairwise(commits):
-            if not _is_released(history, first, second):
+            is_resent = any(first.seq < change.seq < second.seq for change in resends)
+            if not is_resent and not _is_released(history, first):
                 yield _of(
                     delivery,
                     "F",
@@ -271,14 +332,11 @@ def _commit_points(history: History, delivery_id: int) -> list[Change]:
     return [change for change in changes if change.new_state is State.COMMITTING]
 
 
-def _is_released(history: History, first: Change, second: Change) -> bool:
-    """Whether the first dot was refused or never given, for certain, or the operator took the risk."""
-    changes = history.changes_of[first.delivery_id]
-    if any(change.is_resend and first.seq < change.seq < second.seq for change in changes):
-        return True
+def _is_released(history: History, commit: Change) -> bool:
+    """Whether its dot was refused or never given, for certain."""
     return any(
-        report.fence == first.new_fence and report.says_that_no_mail_was_taken
-        for report in history.reports_of.get(first.delivery_id, [])
+        report.fence == commit.new_fence and report.says_that_no_mail_was_taken
+        for report in history.reports_of.get(commit.delivery_id, [])
     )
 
 
@@ -338,12 +396,37 @@ def _lines(text: str) -> list[str]:
 def _private(history: History) -> Iterator[Violation]:
     known = {delivery.email.lower() for delivery in history.deliveries}
     for name, dump in history.dumps.items():
-        found = {address.lower() for address in _ADDRESS.findall(dump)} & known
+        found = _known_in(dump, known)
         if found:
             yield Violation(property="P", what=f"{name} has {len(found)} addresses, such as {min(found)}")
         for secret in history.secrets:
             if secret in dump:
                 yield Violation(property="P", what=f"{name} has a secret at {dump.index(secret)}")
+
+
+def _known_in(dump: str, known: Set[str]) -> set[str]:
+    """Those that are in it, whatever stands around them; also where it is encoded as in a URL."""
+    if not known:
+        return set()
+    parts = [address.rpartition("@") for address in known]
+    before = sorted({len(local) for local, _, _ in parts})
+    after = sorted({len(domain) + 1 for _, _, domain in parts})
+    text = dump.lower()
+    decoded = [unquote(text).lower()] if "%" in text else []
+    return {
+        found
+        for each in [text, *decoded]
+        for at in _places(each, "@")
+        for start, end in itertools.product(before, after)
+        if at >= start and (found := each[at - start : at + end]) in known
+    }
+
+
+def _places(text: str, sign: str) -> Iterator[int]:
+    at = text.find(sign)
+    while at >= 0:
+        yield at
+        at = text.find(sign, at + 1)
 
 
 # S
@@ -357,24 +440,72 @@ def _stale(history: History) -> Iterator[Violation]:
             for what in _mistakes(previous, change, reports):
                 yield _of(delivery, "S", what)
             previous = change
-        if previous is not None and (previous.new_state, previous.new_fence) != (
-            delivery.state,
-            delivery.fence,
-        ):
+        stands = (delivery.state, delivery.fence)
+        if previous is None and stands not in {(State.PENDING, 0), (State.SUPPRESSED, 0)}:
+            yield _of(delivery, "S", f"is {delivery.state}({delivery.fence}), and nothing made it so")
+        if previous is not None and stands != (previous.new_state, previous.new_fence):
             yield _of(delivery, "S", f"is {delivery.state}({delivery.fence}) after a change to {previous}")
         committed = {change.new_fence for change in _commit_points(history, delivery.id)}
         for report in reports:
             if report.phase == "dot" and report.fence not in committed:
                 yield _of(delivery, "S", f"fence {report.fence} gave a dot, and passed no commit point")
+        for mail in _stale_dots(history, delivery):
+            yield _of(delivery, "S", f"{mail.server} had a dot at {mail.at:.3f} that nobody might give")
+
+
+def _stale_dots(history: History, delivery: DeliverySeen) -> Iterator[AcceptedMail]:
+    """Those that came when no attempt of that server, which had given none yet, was past its commit point.
+
+    All attempts send one Message-ID; whose dot it was is told by server and time. That the server accepts
+    long after (a tarpit) does not matter: it notes when the dot came.
+    """
+    unused = _whiles_at_the_dot(history, delivery)
+    for mail in sorted(history.accepted_of.get(delivery.id, []), key=lambda mail: mail.at):
+        own = [one for one in unused if one.allows(mail) or _was_held_back(history, one, mail)]
+        if own:
+            unused.remove(own[0])
+        else:
+            yield mail
+
+
+@dataclass(frozen=True, kw_only=True)
+class _AtTheDot:
+    """From its commit point until its row said something else an attempt might write its dot."""
+
+    server: str | None
+    since: float
+    until: float
+
+    def allows(self, mail: AcceptedMail) -> bool:
+        in_time = self.since - _TICK_SECONDS <= mail.at <= self.until + _ARRIVAL_SECONDS
+        return self.server == mail.server and in_time
+
+
+def _whiles_at_the_dot(history: History, delivery: DeliverySeen) -> list[_AtTheDot]:
+    changes = history.changes_of.get(delivery.id, [])
+    ends = [*(change.at for change in changes[1:]), math.inf]
+    return [
+        _AtTheDot(server=change.new_server, since=change.at, until=until)
+        for change, until in zip(changes, ends, strict=False)
+        if change.new_state is State.COMMITTING
+    ]
+
+
+def _was_held_back(history: History, own: _AtTheDot, mail: AcceptedMail) -> bool:
+    """A dot that was written in time, and that a fault of its server kept on its way for all that time."""
+    return own.server == mail.server and any(
+        fault.target == mail.server
+        and fault.began_at <= own.until + _ARRIVAL_SECONDS
+        and own.until < mail.at <= (fault.healed_at or history.seen_at) + _DRAIN_SECONDS
+        for fault in history.faults
+    )
 
 
 def _mistakes(previous: Change | None, change: Change, reports: list[Report]) -> Iterator[str]:
     step = f"{change.old_state}({change.old_fence}) -> {change.new_state}({change.new_fence})"
-    if previous is not None and (previous.new_state, previous.new_fence) != (
-        change.old_state,
-        change.old_fence,
-    ):
-        yield f"{step} does not follow from {previous.new_state}({previous.new_fence})"
+    before = (State.PENDING, 0) if previous is None else (previous.new_state, previous.new_fence)
+    if before != (change.old_state, change.old_fence):
+        yield f"{step} does not follow from {before[0]}({before[1]})"
     if change.old_state is not change.new_state and not is_legal(change.old_state, change.new_state):
         yield f"{step} is not legal"
     if change.new_fence != change.old_fence + _rise(change):

@@ -9,6 +9,7 @@ two is that of their transactions. The checker
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import re
 import threading
@@ -99,6 +100,7 @@ class DeliverySeen:
     lease_until: float | None = None
     reply: str | None = None
     updated_at: float = 0.0
+    dedupe_key: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,6 +154,7 @@ class Report:
     outcome: str
     phase: str | None = None
     code: int | None = None
+    reply: str | None = None
     at: float = 0.0
 
     @property
@@ -181,7 +184,10 @@ class CampaignSeen:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fault:
-    """What was done to the system. `may_leave_uncertain`: how many mails it can have met after their dot."""
+    """What was done to the system. `may_leave_uncertain`: how many mails it can have met after their dot.
+
+    One whose `target` is a mail server is of that server, or of the way to it.
+    """
 
     kind: str
     target: str = ""
@@ -217,6 +223,7 @@ class History:
     """After the last fault was healed; where there was none, after the last campaign began to run."""
     longest_wait_seconds: float = 14400.0
     """The longest that any rule or setting lets a mail wait; what a reply asks for may be more."""
+    longest_lease_seconds: float = 3600.0
     give_up_after_seconds: float = 172800.0
     max_crashes: int = 5
     expected: Mapping[int, Expected] = field(default_factory=dict)
@@ -225,6 +232,8 @@ class History:
     """What other eyes may see, by its name: Redis, logs, events."""
     secrets: Sequence[str] = ()
     """What must be in no dump, beside every recipient's address."""
+    suppressions: Mapping[str, float] = field(default_factory=dict)
+    """The suppression list: since when each key (`DeliverySeen.dedupe_key`) is on it."""
 
     @property
     def healed_at(self) -> float:
@@ -242,6 +251,38 @@ class History:
     def statuses_of(self) -> dict[str, list[StatusChange]]:
         in_order = sorted(self.status_changes, key=lambda change: change.seq)
         return _grouped(in_order, lambda change: change.campaign)
+
+    @cached_property
+    def resending(self) -> frozenset[str]:
+        """The campaigns whose policy for what is uncertain is `resend`."""
+        return frozenset(campaign.name for campaign in self.campaigns if campaign.resends)
+
+    @cached_property
+    def _campaign_of(self) -> dict[int, str]:
+        return {delivery.id: delivery.campaign for delivery in self.deliveries}
+
+    @cached_property
+    def _status_seqs(self) -> dict[str, list[int]]:
+        return {name: [change.seq for change in changes] for name, changes in self.statuses_of.items()}
+
+    def status_at(self, change: Change) -> Status | None:
+        """The status of its campaign when a delivery changed; None where there is no such campaign."""
+        name = self._campaign_of[change.delivery_id]
+        statuses = self.statuses_of.get(name, [])
+        if not statuses:
+            return next((one.status for one in self.campaigns if one.name == name), None)
+        before = bisect.bisect(self._status_seqs[name], change.seq)
+        return statuses[before - 1].new_status if before else statuses[0].old_status
+
+    def doubt_of(self, delivery_id: int) -> tuple[Change, float] | None:
+        """The last commit point of what is uncertain, and when nobody knew any more; None if it has none."""
+        commit = ended_at = None
+        for change in self.changes_of.get(delivery_id, []):
+            if change.new_state is State.COMMITTING:
+                commit, ended_at = change, None
+            elif change.new_state is State.UNCERTAIN and ended_at is None:
+                ended_at = change.at
+        return None if commit is None or ended_at is None else (commit, ended_at)
 
     @cached_property
     def of_campaign(self) -> dict[str, list[DeliverySeen]]:
@@ -368,11 +409,13 @@ def collect(
         seen_at=database.now(),
         final_within_seconds=final_within_seconds,
         longest_wait_seconds=_longest_wait_seconds(rules),
+        longest_lease_seconds=rules.lease_seconds,
         give_up_after_seconds=rules.give_up_after_seconds,
         max_crashes=rules.max_crashes,
         expected={one.id: expected(one) for one in deliveries} if expected else {},
         dumps=dict(dumps or {}),
         secrets=tuple(secrets),
+        suppressions={one.dedupe_key: one.created_at for one in Ledger(database).suppressions()},
     )
 
 
@@ -407,7 +450,8 @@ def _campaigns(
 def _deliveries(database: Database) -> tuple[DeliverySeen, ...]:
     sql = (
         "SELECT d.id, c.name AS campaign, r.email, d.state, d.server, d.fence, d.deferrals,"
-        " d.next_attempt_at, d.queued_at, d.lease_until, d.reply, d.updated_at FROM delivery AS d"
+        " d.next_attempt_at, d.queued_at, d.lease_until, d.reply, d.updated_at, r.dedupe_key"
+        " FROM delivery AS d"
         " JOIN recipient AS r ON r.id = d.id JOIN campaign AS c ON c.id = d.campaign_id"
         " WHERE c.purpose = 'campaign' ORDER BY d.id"
     )
@@ -455,7 +499,8 @@ def _status_changes(database: Database) -> tuple[StatusChange, ...]:
 
 def _reports(database: Database) -> tuple[Report, ...]:
     sql = (
-        "SELECT delivery_id, server, fence, outcome, phase, code, finished_at AS at FROM attempt ORDER BY id"
+        "SELECT delivery_id, server, fence, outcome, phase, code, reply, finished_at AS at"
+        " FROM attempt ORDER BY id"
     )
     with database.read() as connection:
         return tuple(Report(**row._mapping) for row in connection.execute(text(sql)))

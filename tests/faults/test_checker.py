@@ -1,5 +1,6 @@
 """The checker accepts a history in which all went well, and rejects one bad history of each kind."""
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -43,6 +44,7 @@ def _delivery(number: int, state: State, **changes: Any) -> DeliverySeen:
         "server": ONE,
         "fence": 1,
         "updated_at": 13.0,
+        "dedupe_key": f"r+{number}@example.com",
     }
     return DeliverySeen(**{**values, **changes})
 
@@ -65,9 +67,9 @@ def _mail(number: int, server: str = ONE, at: float = 12.5) -> AcceptedMail:
 class Chain:
     """The changes of one delivery, each from where the last one left it."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, *, fence: int = 0) -> None:
         self._number = number
-        self._state, self._fence = P, 0
+        self._state, self._fence = P, fence
         self._server: str | None = None
         self._owner: str | None = None
         self.changes: list[Change] = []
@@ -126,7 +128,10 @@ RESENT = (
 )
 CRASHED = Chain(5).claimed(10).to(P, 11.0).committed(12).to(State.SENT, 13.0)
 FAILED = Chain(6).claimed(12).to(State.FAILED, 13.0)
-CANCELLED = Chain(7).claimed(12).to(State.CANCELLED, 13.0)
+SUPPRESSED = Chain(7).to(Q, 12.0, server=ONE).to(State.SUPPRESSED, 13.0)
+CANCELLED = Chain(8).claimed(12).to(State.CANCELLED, 13.0)
+UNTOUCHED = 9
+"""Was on the list before the campaign was."""
 
 GOOD = History(
     campaigns=[
@@ -134,11 +139,19 @@ GOOD = History(
             name="spring",
             token="token",
             status=Status.FINISHED,
-            kept={State.SENT: 4, State.UNCERTAIN: 1, State.FAILED: 1, State.CANCELLED: 1, P: 0},
-            total=7,
+            kept={State.SENT: 4, State.UNCERTAIN: 1, State.FAILED: 1, State.SUPPRESSED: 2, P: 0},
+            total=8,
             sent_by={ONE: 3, TWO: 1},
-            emails=frozenset(f"r+{number}@example.com" for number in range(1, 8)),
-        )
+            emails=frozenset(f"r+{number}@example.com" for number in range(1, 10) if number != 8),
+        ),
+        CampaignSeen(
+            name="summer",
+            token="summer's",
+            status=Status.CANCELLED,
+            kept={State.CANCELLED: 1},
+            total=1,
+            emails=frozenset({"r+8@example.com"}),
+        ),
     ],
     deliveries=[
         _delivery(1, State.SENT),
@@ -147,11 +160,13 @@ GOOD = History(
         _delivery(4, State.SENT, fence=3),
         _delivery(5, State.SENT, fence=2),
         _delivery(6, State.FAILED),
-        _delivery(7, State.CANCELLED),
+        _delivery(7, State.SUPPRESSED, fence=0),
+        _delivery(8, State.CANCELLED, campaign="summer"),
+        _delivery(UNTOUCHED, State.SUPPRESSED, fence=0, server=None),
     ],
     changes=[
         change
-        for chain in (SENT, REROUTED, UNCERTAIN, RESENT, CRASHED, FAILED, CANCELLED)
+        for chain in (SENT, REROUTED, UNCERTAIN, RESENT, CRASHED, FAILED, SUPPRESSED, CANCELLED)
         for change in chain.changes
     ],
     reports=[
@@ -164,16 +179,20 @@ GOOD = History(
         _report(5, "crashed", 11.0, phase=None),
         _report(5, "sent", 13.0, fence=2),
         _report(6, "rejected", 13.0, phase="rcpt"),
-        _report(7, "unreachable", 14.0, phase="body"),
+        _report(8, "unreachable", 14.0, phase="body"),
     ],
     status_changes=[
         StatusChange(seq=1, campaign="spring", old_status=Status.DRAFT, new_status=Status.RUNNING, at=9.0),
         StatusChange(seq=10_000, campaign="spring", old_status=Status.RUNNING, new_status=Status.FINISHED),
+        StatusChange(seq=2, campaign="summer", old_status=Status.DRAFT, new_status=Status.RUNNING, at=9.0),
+        StatusChange(seq=802, campaign="summer", old_status=Status.RUNNING, new_status=Status.CANCELLED),
     ],
     accepted=[_mail(1), _mail(2, TWO), _mail(3), _mail(4, at=10.5), _mail(4), _mail(5)],
     faults=[Fault(kind="kill", began_at=10.0, healed_at=11.0, may_leave_uncertain=1)],
     seen_at=20.0,
     final_within_seconds=5.0,
+    longest_lease_seconds=20.0,
+    suppressions={f"r+{number}@example.com": 11.0 for number in (7, UNTOUCHED)},
     expected={
         number: Expected(
             envelope_sender="news@example.com",
@@ -185,15 +204,19 @@ GOOD = History(
             },
             text="Hello\n",
         )
-        for number in range(1, 8)
+        for number in range(1, 10)
     },
     dumps={"log": "campaign spring, delivery 1 sent; celery@here is ready"},
     secrets=["hunter2"],
 )
 
 
+def _dumped(text: str) -> History:
+    return replace(GOOD, dumps={"log": text})
+
+
 def _campaign(**changes: Any) -> History:
-    return replace(GOOD, campaigns=[replace(GOOD.campaigns[0], **changes)])
+    return replace(GOOD, campaigns=[replace(GOOD.campaigns[0], **changes), *GOOD.campaigns[1:]])
 
 
 def _row(number: int, **changes: Any) -> History:
@@ -232,7 +255,10 @@ def _failed_and_retried(
     kept[state] += 1
     return replace(
         _chain(6, last),
-        campaigns=[replace(campaign, kept=kept, sent_by={**campaign.sent_by, ONE: kept[State.SENT] - 1})],
+        campaigns=[
+            replace(campaign, kept=kept, sent_by={**campaign.sent_by, ONE: kept[State.SENT] - 1}),
+            *GOOD.campaigns[1:],
+        ],
         deliveries=[
             _delivery(6, state, fence=last.changes[-1].new_fence) if row.id == 6 else row
             for row in GOOD.deliveries
@@ -248,8 +274,66 @@ def _stood_still(status: Status, before: int, until: int) -> History:
         StatusChange(seq=before, campaign="spring", old_status=Status.RUNNING, new_status=status),
         StatusChange(seq=until, campaign="spring", old_status=status, new_status=Status.RUNNING, at=9.0),
     ]
-    first, last = GOOD.status_changes
-    return replace(GOOD, status_changes=[last, *stops, first])
+    first, *others = GOOD.status_changes
+    return replace(GOOD, status_changes=[*others, *stops, first])
+
+
+def _all_became(state: State, *, by_a_change: bool, **changes: Any) -> History:
+    """The campaign finished like this, and nothing else was ever done to it."""
+    last = [Chain(number).to(state, 12.0) for number in range(1, 8)] if by_a_change else []
+    return replace(
+        GOOD,
+        campaigns=[
+            replace(GOOD.campaigns[0], kept={state: 7}, total=7, sent_by={}, emails=None),
+            replace(GOOD.campaigns[1], kept={}, total=0, emails=None),
+        ],
+        deliveries=[_delivery(number, state, fence=0, server=None) for number in range(1, 8)],
+        changes=[change for chain in last for change in chain.changes],
+        reports=[],
+        accepted=[],
+        **changes,
+    )
+
+
+def _on_its_way(
+    chain: Chain, state: State, reports: Sequence[Report], mails: Sequence[AcceptedMail]
+) -> History:
+    """The first one went this way instead, to this state."""
+    rows = _row(1, state=state, fence=chain.changes[-1].new_fence).deliveries
+    return replace(
+        _chain(1, chain),
+        deliveries=rows,
+        reports=[*(one for one in GOOD.reports if one.delivery_id != 1), *reports],
+        accepted=[*_mails(without=1).accepted, *mails],
+    )
+
+
+def _resent_by_policy(*reports: Report, mails: Sequence[AcceptedMail]) -> History:
+    """With `on_uncertain = "resend"` the first one passed two commit points."""
+    chain = Chain(1).committed(10).to(P, 11.0).committed(12).to(State.SENT, 13.0)
+    history = _on_its_way(chain, State.SENT, [*reports, _report(1, "sent", 13.0, fence=2)], mails)
+    return _resending(history)
+
+
+def _resending(history: History) -> History:
+    first, *others = history.campaigns
+    return replace(history, campaigns=[replace(first, resends=True), *others])
+
+
+def _uncertain_at(committed: float, at: float) -> History:
+    """The one that is uncertain became so at this time."""
+    history = _chain(3, Chain(3).committed(committed).to(State.UNCERTAIN, at))
+    reports = [replace(one, at=at) if one.delivery_id == 3 else one for one in GOOD.reports]
+    rows = _row(3, updated_at=at).deliveries
+    mails = _mails(_mail(3, at=committed + 0.3), without=3).accepted
+    return replace(history, deliveries=rows, reports=reports, accepted=mails, seen_at=at + 1.0)
+
+
+def _resent_and_then_the_first_dot(at: float) -> History:
+    """The first attempt's dot comes so late, and its 250 counts: nobody has claimed the mail again."""
+    chain = Chain(1).committed(10).to(State.UNCERTAIN, 11.0).to(P, 11.5, raises=1).to(State.SENT, 13.0)
+    reports = [_report(1, "uncertain", 11.0, phase=None), _report(1, "sent", 13.0)]
+    return _on_its_way(chain, State.SENT, reports, [_mail(1, at=at)])
 
 
 def _without_report(number: int, outcome: str) -> History:
@@ -266,7 +350,7 @@ def _data(old: str, new: str) -> History:
 BAD = {
     "C: a row is gone": ("C", replace(GOOD, deliveries=GOOD.deliveries[1:])),
     "C: a counter is off by one": ("C", _campaign(kept={**GOOD.campaigns[0].kept, State.SENT: 3})),
-    "C: the total is off by one": ("C", _campaign(total=8)),
+    "C: the total is off by one": ("C", _campaign(total=9)),
     "C: a server's counter is off by one": ("C", _campaign(sent_by={ONE: 4, TWO: 1})),
     "C: somebody of the list was never added": ("C", _campaign(emails=frozenset({"x@example.com"}))),
     "C: finished with somebody alive": ("C", _row(7, state=P, next_attempt_at=99.0, deferrals=1)),
@@ -275,6 +359,7 @@ BAD = {
     "C: queued without a time": ("C", _row(7, state=Q)),
     "C: pending for a thousand years": ("C", _row(7, state=P, next_attempt_at=3e10, deferrals=1)),
     "C: claimed without a lease": ("C", _row(7, state=C)),
+    "C: claimed for longer than any lease": ("C", _row(7, state=C, lease_until=2_920.0)),
     "D: accepted by both": ("D", _mails(_mail(1, TWO, at=12.9))),
     "D: accepted twice by one": ("D", _mails(_mail(1, at=12.9))),
     "D: accepted again before the operator asked": ("D", _mails(_mail(4, at=10.7))),
@@ -289,10 +374,21 @@ BAD = {
             mails=[_mail(6, at=12.35), _mail(6, at=12.9)],
         ),
     ),
+    "D: accepted four times, never uncertain, by the policy's leave": (
+        "D",
+        _resending(_mails(_mail(1, TWO, at=12.7), _mail(1, at=12.8), _mail(1, TWO, at=12.9))),
+    ),
+    "D: accepted again before the policy let it go": (
+        "D",
+        _resent_by_policy(
+            _report(1, "uncertain", 11.0, code=None), mails=[_mail(1, at=10.5), _mail(1, at=10.8), _mail(1)]
+        ),
+    ),
     "T: nobody accepted it": ("T", _mails(without=1)),
     "T: another server accepted it": ("T", _mails(_mail(1, TWO), without=1)),
     "H: accepted, and failed": ("H", _mails(_mail(6))),
-    "H: accepted, and cancelled": ("H", _mails(_mail(7))),
+    "H: accepted, and suppressed": ("H", _mails(_mail(7))),
+    "H: accepted, and cancelled": ("H", _mails(_mail(8))),
     "H: accepted, failed, retried and cancelled": (
         "H",
         _failed_and_retried(
@@ -305,6 +401,17 @@ BAD = {
     "H: accepted, and still waiting": ("H", _row(1, state=P, next_attempt_at=99.0)),
     "U: more than the faults explain": ("U", replace(GOOD, faults=[])),
     "U: without a commit point": ("U", _chain(3, Chain(3).claimed(12).to(State.UNCERTAIN, 13.0))),
+    "U: long after the only fault": ("U", _uncertain_at(900.0, 1_000.0)),
+    "U: by a fault that leaves nobody so": (
+        "U",
+        replace(
+            GOOD,
+            faults=[
+                Fault(kind="kill", began_at=10.0, healed_at=11.0),
+                Fault(kind="kill", began_at=100.0, healed_at=101.0, may_leave_uncertain=1),
+            ],
+        ),
+    ),
     "L: long after the healing": ("L", _row(1, updated_at=16.5)),
     "L: long after the sending, where no fault was noted": (
         "L",
@@ -318,10 +425,40 @@ BAD = {
     "R: failed over one worker": ("R", _failed("crashed", phase=None)),
     "R: failed, as it was stopped": ("R", _failed("stopped")),
     "R: failed by a refusal of an older attempt": ("R", _failed("rejected", fence=0)),
+    "R: failed, as nobody answered at the connect": ("R", _failed("rejected", phase="connect", code=None)),
+    "R: failed, as it was refused at the greeting": ("R", _failed("rejected", phase="greeting")),
+    "R: failed, as nobody greeted": ("R", _failed("rejected", phase="greeting", code=None)),
+    "R: failed by a temporary refusal": ("R", _failed("rejected", code=451)),
+    "R: failed, as nobody answered at the dot": ("R", _failed("rejected", phase="dot", code=None)),
+    "R: failed, as nobody answered at MAIL": (
+        "R",
+        _failed("rejected", phase="mail", code=None, reply="mail timeout"),
+    ),
+    "R: failed by a policy that nobody told": ("R", _failed("policy", phase="connect", code=None)),
+    "R: cancelled, and no campaign was": ("R", _all_became(State.CANCELLED, by_a_change=True)),
+    "R: cancelled before its campaign was": (
+        "R",
+        replace(
+            GOOD,
+            status_changes=[*GOOD.status_changes[:3], replace(GOOD.status_changes[3], seq=804)],
+        ),
+    ),
+    "R: suppressed, and nobody is on the list": (
+        "R",
+        _all_became(State.SUPPRESSED, by_a_change=True, suppressions={}),
+    ),
+    "R: added as suppressed, and nobody is on the list": (
+        "R",
+        _all_became(State.SUPPRESSED, by_a_change=False, suppressions={}),
+    ),
+    "R: suppressed before they were on the list": (
+        "R",
+        replace(GOOD, suppressions=dict.fromkeys(GOOD.suppressions, 99.0)),
+    ),
     "R: failed by nobody": ("R", _without_report(6, "rejected")),
     "K: a commit point before it was sent": (
         "K",
-        replace(GOOD, status_changes=[replace(GOOD.status_changes[0], seq=103), GOOD.status_changes[1]]),
+        replace(GOOD, status_changes=[replace(GOOD.status_changes[0], seq=103), *GOOD.status_changes[1:]]),
     ),
     "K: a commit point while it was paused": ("K", _stood_still(Status.PAUSED, 102, 150)),
     "K: a commit point after the cancel": (
@@ -331,6 +468,7 @@ BAD = {
             status_changes=[
                 *GOOD.status_changes[:1],
                 replace(GOOD.status_changes[1], seq=102, new_status=Status.CANCELLED),
+                *GOOD.status_changes[2:],
             ],
         ),
     ),
@@ -354,6 +492,21 @@ BAD = {
         ),
     ),
     "F: accepted by a server without a commit point": ("F", _mails(_mail(6, TWO))),
+    "F: the policy's leave, and a mail without a commit point": (
+        "F",
+        _resending(_mails(_mail(6, TWO))),
+    ),
+    "F: a second commit point by the policy's leave, and nothing was uncertain": (
+        "F",
+        _resent_by_policy(_report(1, "unreachable", 11.0, code=None), mails=[_mail(1)]),
+    ),
+    "F: a second commit point, as the policy takes what is uncertain, which is not this one's": (
+        "F",
+        replace(
+            _resent_by_policy(_report(1, "uncertain", 11.0, code=None), mails=[_mail(1)]),
+            campaigns=GOOD.campaigns,
+        ),
+    ),
     "B: another recipient": ("B", _mails(replace(_mail(1), recipient="x@example.com"), without=1)),
     "B: another sender": ("B", _mails(replace(_mail(1), sender="x@example.com"), without=1)),
     "B: a header too many": ("B", _data("Subject: Hi", "Subject: Hi\r\nBcc: x@example.com")),
@@ -364,6 +517,12 @@ BAD = {
     "B: a bare line feed": ("B", _data("Hello\r\n", "Hello\n")),
     "B: not kept": ("B", _mails(replace(_mail(1), data=None), without=1)),
     "P: an address": ("P", replace(GOOD, dumps={"log": "sent to <R+1@example.com>."})),
+    "P: an address after a field's name": ("P", _dumped("email=r+1@example.com")),
+    "P: an address after another one's": ("P", _dumped("to=r+1@example.com")),
+    "P: an address in a mapping": ("P", _dumped("{'to': 'r+1@example.com'}")),
+    "P: an address in octets": ("P", _dumped(repr((b"r+1@example.com", b"x")))),
+    "P: an address in a URL": ("P", _dumped("GET /?to=R%2B1%40example.com")),
+    "P: an address between others": ("P", _dumped("@@here,x@r+1@example.com@")),
     "P: a secret": ("P", replace(GOOD, dumps={"redis": "AUTH hunter2"})),
     "S: an illegal step": ("S", _chain(1, Chain(1).to(C, 12.0, raises=1).to(M, 12.1).to(State.SENT, 13.0))),
     "S: a fence that was handed back": (
@@ -401,6 +560,40 @@ BAD = {
         "S",
         replace(GOOD, reports=[*GOOD.reports, _report(6, "uncertain", 14.0)]),
     ),
+    "S: a dot of the first attempt, after the operator had its mail sent again": (
+        "S",
+        _resent_and_then_the_first_dot(12.0),
+    ),
+    "S: a dot before the commit point": ("S", _mails(_mail(1, at=11.2), without=1)),
+    "S: a dot after it was given away": (
+        "S",
+        _mails(_mail(2, at=11.7), _mail(2, TWO), without=2),
+    ),
+    "S: two dots for one commit point": ("S", _mails(_mail(3, at=12.6))),
+    "S: a dot by way of the other server": ("S", _mails(_mail(3, TWO), without=3)),
+    "S: a dot that its server held back, and gave away long after it was healed": (
+        "S",
+        replace(
+            _resent_and_then_the_first_dot(17.0),
+            faults=[*GOOD.faults, Fault(kind="held", target=ONE, began_at=10.4, healed_at=11.2)],
+        ),
+    ),
+    "S: a dot that another server held back": (
+        "S",
+        replace(
+            _resent_and_then_the_first_dot(12.0),
+            faults=[*GOOD.faults, Fault(kind="held", target=TWO, began_at=10.4, healed_at=11.9)],
+        ),
+    ),
+    "S: a way that does not begin at the beginning": (
+        "S",
+        replace(GOOD, changes=[one for one in GOOD.changes if (one.delivery_id, one.old_state) != (6, P)]),
+    ),
+    "S: a first claim under a later fence": (
+        "S",
+        _chain(6, Chain(6, fence=1).claimed(12).to(State.FAILED, 13.0)),
+    ),
+    "S: cancelled by no change": ("S", _all_became(State.CANCELLED, by_a_change=False)),
     "S: a change behind the ledger's back": ("S", _row(1, fence=2)),
     "S: a step that is missing": (
         "S",
@@ -414,6 +607,23 @@ SAYS = {
     "C: queued without a time": "nothing wakes it",
     "C: pending for a thousand years": "nothing wakes it",
     "C: claimed without a lease": "nothing wakes it",
+    "C: claimed for longer than any lease": "nothing wakes it",
+    "U: long after the only fault": "no fault was near",
+    "U: by a fault that leaves nobody so": "no fault was near",
+    "R: cancelled before its campaign was": "its campaign was not",
+    "R: cancelled, and no campaign was": "its campaign was not",
+    "R: suppressed, and nobody is on the list": "not on the list",
+    "R: added as suppressed, and nobody is on the list": "not on the list",
+    "S: a dot of the first attempt, after the operator had its mail sent again": "nobody might give",
+    "S: a dot before the commit point": "nobody might give",
+    "S: a dot after it was given away": "nobody might give",
+    "S: two dots for one commit point": "nobody might give",
+    "S: a dot by way of the other server": "nobody might give",
+    "S: a dot that its server held back, and gave away long after it was healed": "nobody might give",
+    "S: a dot that another server held back": "nobody might give",
+    "S: a way that does not begin at the beginning": "does not follow",
+    "S: a first claim under a later fence": "does not follow",
+    "S: cancelled by no change": "nothing made it so",
     "S: a step that is missing": "does not follow",
 }
 """What shows more than one violation of its property must show this one."""
@@ -431,21 +641,59 @@ def test_a_bad_history_is_rejected(name: str) -> None:
     assert any(one.property == wanted and says in one.what for one in found), found
 
 
-def test_a_resend_that_the_policy_asks_for_is_no_duplicate() -> None:
-    history = _mails(_mail(1, TWO, at=12.9))
-    resending = [replace(history.campaigns[0], resends=True)]
-    assert "D" not in {violation.property for violation in judge(replace(history, campaigns=resending))}
+@pytest.mark.parametrize("phase", ["dot", None], ids=["its own attempt's", "the sweep's"])
+def test_a_resend_that_the_policy_asks_for_is_no_duplicate(phase: str | None) -> None:
+    doubt = _report(1, "uncertain", 11.0, code=None, phase=phase)
+    assert judge(_resent_by_policy(doubt, mails=[_mail(1, at=10.5), _mail(1)])) == []
+
+
+def test_who_was_resent_by_the_policy_and_is_refused_then_may_have_failed() -> None:
+    chain = Chain(6).committed(10).to(P, 11.0).committed(12).to(State.FAILED, 13.0)
+    reports = [_report(6, "uncertain", 11.0, code=None), _report(6, "rejected", 13.0, fence=2)]
+    history = _failed_and_retried(chain, State.FAILED, *reports, mails=[_mail(6, at=10.5)])
+    assert judge(_resending(history)) == []
+    assert {one.property for one in judge(history)} == {"F", "H"}
+
+
+def test_a_dot_that_came_in_time_is_no_stale_one_whenever_its_250_comes() -> None:
+    assert judge(_resent_and_then_the_first_dot(10.5)) == []
+
+
+def test_a_dot_that_its_server_held_back_was_written_in_time() -> None:
+    held = Fault(kind="held", target=ONE, began_at=10.4, healed_at=11.9)
+    assert judge(replace(_resent_and_then_the_first_dot(12.0), faults=[*GOOD.faults, held])) == []
+
+
+def test_who_is_claimed_and_has_a_lease_is_woken_by_its_end() -> None:
+    claimed = _row(7, state=C, lease_until=40.0)
+    assert not any("nothing wakes it" in one.what for one in judge(claimed))
 
 
 def test_what_a_paused_campaign_holds_is_not_late() -> None:
     history = _row(7, state=P, next_attempt_at=1.0)
-    paused = [replace(history.campaigns[0], status=Status.PAUSED)]
+    paused = [replace(history.campaigns[0], status=Status.PAUSED), *history.campaigns[1:]]
     assert "L" not in {violation.property for violation in judge(replace(history, campaigns=paused))}
 
 
 @pytest.mark.parametrize("outcome", ["rejected", "policy", "policy-message", "policy-server-domain"])
-def test_a_refusal_is_reason_enough_to_fail(outcome: str) -> None:
-    assert judge(_failed(outcome)) == []
+@pytest.mark.parametrize("phase", ["mail", "rcpt", "data", "body", "dot"])
+def test_a_refusal_is_reason_enough_to_fail(outcome: str, phase: str) -> None:
+    history = _failed(outcome, code=550, phase=phase)
+    if phase == "dot":
+        history = replace(_chain(6, Chain(6).committed(12).to(State.FAILED, 13.0)), reports=history.reports)
+    assert judge(history) == []
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reply"),
+    [
+        ("rejected", "mail render: the field 'name' is missing"),
+        ("rejected", "mail size: the message has 9 octets, the server takes 8"),
+        ("policy-message", "mail utf8: the server does not support SMTPUTF8"),
+    ],
+)
+def test_so_is_a_letter_that_is_not_fit_to_be_sent(outcome: str, reply: str) -> None:
+    assert judge(_failed(outcome, phase="mail", code=None, reply=reply)) == []
 
 
 def test_who_was_deferred_for_long_enough_may_fail() -> None:
@@ -482,11 +730,12 @@ def test_the_history_of_a_ledger_is_collected_as_it_was(ledger: Any) -> None:
     faults = FaultLog()
     with faults.injected("silence", may_leave_uncertain=1):
         sent, doubtful, crashed = crowd.committing()
+    at_dot = time.time()
     crowd.report(sent, State.SENT)
     crowd.report(doubtful, State.UNCERTAIN, outcome="uncertain", code=None)
     crowd.report(crashed, State.PENDING, outcome="unreachable", phase="body", code=None, from_committing=True)
     token = ledger.campaign(crowd.name).token
-    mail = replace(_mail(sent.delivery_id), message_id=f"<{token}.{sent.delivery_id}@example.com>")
+    mail = replace(_mail(sent.delivery_id), at=at_dot, message_id=f"<{token}.{sent.delivery_id}@example.com>")
     history = collect(ledger.database, [mail], faults.faults, emails={crowd.name: []})
     assert [change.new_state for change in history.changes_of[sent.delivery_id]] == [Q, C, M, State.SENT]
     assert [change.new_status for change in history.statuses_of[crowd.name]] == [Status.RUNNING]

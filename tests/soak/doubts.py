@@ -70,13 +70,9 @@ def with_faults(history: History, injected: Sequence[Injected]) -> History:
 
 def _explanation(history: History, delivery: DeliverySeen, injected: Sequence[Injected]) -> int:
     """The number of the first fault that explains it; -1 if none does."""
-    commit = ended_at = None
-    for change in history.changes_of.get(delivery.id, []):
-        if change.new_state is State.COMMITTING:
-            commit, ended_at = change, None
-        elif change.new_state is State.UNCERTAIN and ended_at is None:
-            ended_at = change.at
-    if commit is None or ended_at is None:
+    doubt = history.doubt_of(delivery.id)
+    if doubt is None:
         return -1
+    commit, ended_at = doubt
     until = max(ended_at, commit.at + DOT_SECONDS)
     return next((number for number, one in enumerate(injected) if one.explains(commit, until)), -1)
