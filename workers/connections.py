@@ -194,11 +194,10 @@ class ConnectionPool:
         async with self._door:
             if not fresh and (connection := self._reuse()):
                 return connection
-            if self._crowding.most is not None:
-                if fresh:
-                    await self.close_idle()
-                if self._connecting + self._open_count + len(self._closing) >= self._crowding.most:
-                    return None
+            if fresh and self._counted >= self.size:
+                await self.close_idle()
+            if self._crowding.most is not None and self._counted >= self._crowding.most:
+                return None
             self._connecting += 1
             try:
                 return await self._dial(wait)
@@ -231,6 +230,11 @@ class ConnectionPool:
     def _open_count(self) -> int:
         return len(self._busy) + len(self._idle)
 
+    @property
+    def _counted(self) -> int:
+        """All that the server may count."""
+        return self._connecting + self._open_count + len(self._closing)
+
     def _turn_away(self, result: SmtpResult) -> None:
         """Nobody in line is to wait any longer."""
         while self._waiting:
@@ -262,10 +266,11 @@ class ConnectionPool:
             self._idle.append((now, connection))
         self._wake_next()
 
-    def _dismiss(self, connection: SmtpConnection) -> None:
+    def _dismiss(self, connection: SmtpConnection) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(connection.close())
         self._closing.add(task)
         task.add_done_callback(self._gone)
+        return task
 
     def _gone(self, task: asyncio.Task[None]) -> None:
         self._closing.discard(task)
@@ -293,9 +298,9 @@ class ConnectionPool:
         await self._close(gone)
 
     async def _close(self, gone: list[tuple[float, SmtpConnection]]) -> None:
-        await asyncio.gather(*(connection.close() for _, connection in gone))
+        """Who is cancelled meanwhile leaves none of them open."""
         if gone:
-            self._closed_at = self._clock()
+            await asyncio.wait([self._dismiss(connection) for _, connection in gone])
 
     async def close_all(self) -> None:
         """Close what is idle; what is busy is closed at its release. Waiters get SmtpFailure (SHUTDOWN)."""

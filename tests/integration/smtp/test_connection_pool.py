@@ -471,3 +471,36 @@ async def test_whatever_was_learned_of_a_refusal_nobody_dials_again_at_once(
     pool.release(held)
     assert await asyncio.wait_for(next(one for one in waiting if one is not given), 10) is held
     pool.release(held)
+
+
+async def test_a_fresh_connection_takes_the_place_of_an_idle_one_where_there_are_all_that_may_be(
+    server: ScriptedSmtpServer, make_pool: MakePool
+) -> None:
+    """The server takes just as many as are configured: it never said so."""
+    server.most_connections = 1
+    pool = make_pool(size=1)
+    for _ in range(3):
+        pool.release(await pool.acquire())
+        pool.release(await asyncio.wait_for(pool.acquire(fresh=True), 5))
+    assert server.stats["refused"] < 8
+
+
+async def test_who_is_cancelled_while_idle_ones_are_closed_for_it_leaves_none_open(
+    server: ScriptedSmtpServer, make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make_pool(size=1)
+    idle = await pool.acquire()
+    pool.release(idle)
+    close = idle.close
+
+    async def close_slowly() -> None:
+        await asyncio.sleep(0.3)
+        await close()
+
+    monkeypatch.setattr(idle, "close", close_slowly)
+    asking = asyncio.ensure_future(pool.acquire(fresh=True))
+    await asyncio.sleep(0.1)
+    asking.cancel()
+    await asyncio.wait({asking})
+    assert server.stats["connections"] == 1
+    await eventually(lambda: not server.sessions, seconds=5)
