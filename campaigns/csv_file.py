@@ -3,14 +3,19 @@
 import codecs
 import csv
 import hashlib
+import io
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from campaigns.errors import InvalidRecipients
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 __all__ = ["BadRow", "CsvFile", "Row", "read_csv"]
 
@@ -18,9 +23,18 @@ _CHUNK_BYTES = 1 << 18
 _LONGEST_RECORD = 1 << 16
 # Each line of a record gone wrong is read again as one of its own: with no bound, that grows with the square.
 _MOST_LINES = 200
+_BLOCK_ROWS = 100
 _DELIMITERS = ",;\t|"
 # Excel writes and reads it: the delimiter, said in the first line.
 _HINT = re.compile(r'"?sep=([^\w\s"\0]|\t)"?\s*', re.IGNORECASE)
+# Two of them within quotes are one that is meant; an odd one opens or closes.
+_LONE_QUOTE = re.compile(r'(?<!")"(?:"")*(?!")')
+# No name and no brackets: a text that mentions somebody is no row.
+_BARE_ADDRESS = re.compile(r'\s*[^\s@<>()",;:]+@[^\s@<>()",;:]+\.[^\s@<>()",;:.]+\s*')
+_STRAY_QUOTE = (
+    "It stands in a quoted text of several lines that look like rows of their own."
+    " Close or remove the quote that is too many."
+)
 _UNDECODED = re.compile("[\udc80-\udcff]")
 _CP1252_HOLES = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
 _BINARY = {
@@ -77,16 +91,30 @@ class CsvFile:
     def rows(self, start: int = 0) -> Iterator[Row | BadRow]:
         """Yield the records after the first `start` of them; blank ones are passed over.
 
-        Raises InvalidRecipients if the file was changed since `read_csv`, or cannot be read.
+        Raises InvalidRecipients if the file was changed since `read_csv`, or cannot be read. What is yielded
+        was read before the change. A file that another one has replaced is read to its end as it was.
         """
         try:
-            if _identity(self.path) != self.identity:
-                raise InvalidRecipients(f"{self.path} was changed while it was read. Start again.")
-            with _open(self.path, self.encoding) as file:
-                records = _records(_Lines(file), self.delimiter)
-                yield from _rows(islice(records, self.header_records, None), self.header, start)
+            source = _Source(self.path)
+            with _decoded(source, self.encoding) as file:
+                records = _records(_Lines(file), self.delimiter, self.header)
+                rows = _rows(islice(records, self.header_records, None), self.header, start)
+                yield from self._unchanged(rows, source)
         except OSError as error:
             raise _unreadable(self.path, error) from error
+
+    def _unchanged(self, rows: Iterator[Row | BadRow], source: "_Source") -> Iterator[Row | BadRow]:
+        """Hold rows back until it is known that they are of the file whose digest was taken."""
+        ended = False
+        while not ended:
+            block = list(islice(rows, _BLOCK_ROWS))
+            ended = len(block) < _BLOCK_ROWS
+            if source.identity != self.identity or (ended and source.digest != self.digest):
+                raise InvalidRecipients(
+                    f"{self.path} was changed while it was read. Repeat this with the complete file:"
+                    " what was added stays, and nobody is added twice."
+                )
+            yield from block
 
 
 def read_csv(path: Path) -> CsvFile:
@@ -95,7 +123,7 @@ def read_csv(path: Path) -> CsvFile:
     Raises InvalidRecipients, naming the place and the remedy, for what is no usable list.
     """
     try:
-        identity = _identity(path)
+        identity = _identity(path.stat())
         survey = _survey(path)
         delimiter, header, header_records = _header(path, survey.encoding)
     except OSError as error:
@@ -116,14 +144,38 @@ def _unreadable(path: Path, error: OSError) -> InvalidRecipients:
     return InvalidRecipients(f"{path} cannot be read: {error.strerror}.")
 
 
-def _identity(path: Path) -> tuple[int, int, int]:
-    status = path.stat()
+def _identity(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
+class _Source(io.FileIO):
+    """The bytes of a file, with the digest of those that were read."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._read = hashlib.sha256()
+
+    def readinto(self, buffer: "WriteableBuffer", /) -> int:
+        count = super().readinto(buffer)
+        self._read.update(memoryview(buffer)[:count])
+        return count
+
+    @property
+    def identity(self) -> tuple[int, int, int]:
+        return _identity(os.fstat(self.fileno()))
+
+    @property
+    def digest(self) -> str:
+        return self._read.hexdigest()
+
+
 def _open(path: Path, encoding: str) -> IO[str]:
+    return _decoded(_Source(path), encoding)
+
+
+def _decoded(source: _Source, encoding: str) -> IO[str]:
     errors = "replace" if encoding == "utf-16" else "surrogateescape"
-    return path.open(encoding=encoding, errors=errors, newline="")
+    return io.TextIOWrapper(io.BufferedReader(source), encoding=encoding, errors=errors, newline="")
 
 
 class _Survey:
@@ -289,19 +341,58 @@ class _Lines:
         self.number -= len(swallowed)
 
 
-def _records(lines: _Lines, delimiter: str) -> Iterator[tuple[int, list[str] | str]]:
+def _records(
+    lines: _Lines, delimiter: str, header: tuple[str, ...] = ()
+) -> Iterator[tuple[int, list[str] | str]]:
     """Yield (line, fields), or (line, what is wrong)."""
     while True:
         reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=delimiter != "\t")
         try:
             while True:
                 line = lines.begin()
-                yield line, next(reader)
+                fields = next(reader)
+                if lines.number > line and header and _has_rows(lines.record, delimiter, header):
+                    yield from _each_refused(line, lines.record)
+                else:
+                    yield line, fields
         except StopIteration:
             return
         except csv.Error as error:
             lines.only_first()
             yield line, f"Not readable as CSV: {error}."
+
+
+def _each_refused(first: int, record: list[str]) -> Iterator[tuple[int, list[str] | str]]:
+    """Every line is told of, and none is a recipient: the text may be meant, however it looks."""
+    for number, line in enumerate(record, first):
+        yield number, _STRAY_QUOTE if line.strip() else []
+
+
+def _has_rows(record: list[str], delimiter: str, header: tuple[str, ...]) -> bool:
+    """Whether quotes hold a line that by itself is a row: then one of the two may be a stray one.
+
+    A sentence has a blank behind its comma; a list has it everywhere or nowhere.
+    """
+    blank = f"{delimiter} "
+    spaced = blank in _LONE_QUOTE.split(record[0], 1)[0]
+    return any(
+        "@" in line and (spaced or blank not in line) and _is_row(line, delimiter, header)
+        for line in record[1:]
+    )
+
+
+def _is_row(line: str, delimiter: str, header: tuple[str, ...]) -> bool:
+    """Whether a line that begins within quotes is a row, its address before their end."""
+    column = header.index("email")
+    quoted = _fields(_LONE_QUOTE.split(line, 1)[0], delimiter)
+    if len(quoted) <= column or not _BARE_ADDRESS.fullmatch(quoted[column]):
+        return False
+    return _wrong(quoted, header) is None or _wrong(_fields(line, delimiter), header) is None
+
+
+def _fields(line: str, delimiter: str) -> list[str]:
+    """What a line would be by itself; its own quotes may be wrong, too."""
+    return next(csv.reader([line], delimiter=delimiter, skipinitialspace=delimiter != "\t"), [])
 
 
 def _rows(

@@ -70,9 +70,9 @@ class RecipientList:
         is written anew (default: a new file `<campaign>-rejected.csv` in the working directory, with a number
         if that is taken; an import that is taken up again goes on with its own).
 
-        Raises InvalidRecipients if the file is no usable list or is changed meanwhile (the import is then as
-        after a kill: put back, the file is gone on with, and a new one is a list of its own), TemplateError if a merge field has neither
-        column nor default, and TransitionRefused if the campaign takes no more recipients.
+        Raises InvalidRecipients if the file is no usable list or is changed meanwhile (its import stays as
+        after a kill; another file is a list of its own), TemplateError if a merge field has neither column
+        nor default, and TransitionRefused if the campaign takes no more recipients.
         """
         file = read_csv(Path(path))
         record = self._client.ledger.campaign(self._name)

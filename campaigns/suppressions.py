@@ -55,7 +55,8 @@ class Suppressions:
     def add_csv(self, path: Path | str, reason: str | None = None) -> SuppressionReport:
         """Suppress every address in a CSV file; its column `reason`, if any, goes before `reason`.
 
-        Streamed; may be run again. Raises InvalidRecipients if the file is no usable list.
+        Streamed; may be run again. Raises InvalidRecipients if the file is no usable list or is changed
+        meanwhile; what was added stays.
         """
         self._client.create_database_if_new()
         rows = read_csv(Path(path)).rows()

@@ -181,6 +181,22 @@ def test_quotes_gone_wrong_never_cost_a_row_that_has_none_near_it(
     assert emails[-good:] == [f"u{number}@example.com" for number in range(good)]
 
 
+STRAY = st.sampled_from(["", "", "", "", '"', '""'])
+
+
+@fuzzed(300)
+@given(quotes=st.lists(st.tuples(STRAY, STRAY, STRAY, STRAY), min_size=1, max_size=8))
+@example(quotes=[("", "", '"', ""), ("", "", "", ""), ("", "", "", '"')])
+@example(quotes=[("", "", '"', ""), ("", '"', "", "")])
+def test_whoever_stands_in_a_line_with_stray_quotes_is_added_or_rejected(
+    tmp_path: Path, quotes: list[tuple[str, str, str, str]]
+) -> None:
+    lines = [f"{a}u{n}@example.com{b},{c}x{d}\n" for n, (a, b, c, d) in enumerate(quotes, 2)]
+    found = rows_of(tmp_path / "list.csv", ("email,name\n" + "".join(lines)).encode())
+    assert found is not None
+    assert [row.line for row in found] == list(range(2, len(lines) + 2))
+
+
 def test_a_file_whose_every_line_opens_a_quote_takes_time_that_grows_with_its_length(
     tmp_path: Path,
 ) -> None:

@@ -139,6 +139,57 @@ def test_a_text_behind_a_quoted_value_is_a_bad_row(tmp_path: Path) -> None:
     assert values(rows[1:]) == [{"email": "b@example.com", "name": "z"}]
 
 
+@pytest.mark.parametrize(
+    ("content", "refused"),
+    [
+        ('email,name\na@example.com,"Anna\nb@example.com,Bert\nc@example.com,Carl"\n', {2, 3, 4}),
+        ('email,name\na@example.com,"Anna\nc@example.com,Carl"\n', {2, 3}),
+        ('email,name\n"a@example.com,Anna\nc@example.com,Carl"\n', {2, 3}),
+        ('email,name\n"a@example.com,Anna\nc@example.com",Carl\n', {2, 3}),
+        ('email,name\na@example.com,"A\n\nnobody,B\nb@example.com,""\nc@example.com,C"\n', {2, 4, 5, 6}),
+        ('email, name\na@example.com, "Anna\nc@example.com, Carl"\n', {2, 3}),
+        ('name,email\n"Anna,a@example.com\nBert,b@example.com"\n', {2, 3}),
+        ('name,email\n"Anna,a@example.com\nBert,b@example.com\nCarl",c@example.com\n', {2, 3, 4}),
+        ('name;email;x\nA;"a@example.com;R\n"";b@example.com;B\nC;c@example.com";U\n', {2, 3, 4}),
+    ],
+)  # fmt: skip
+def test_whom_a_stray_quote_swallows_is_told_of_line_by_line(
+    tmp_path: Path, content: str, refused: set[int]
+) -> None:
+    *rows, last = read(tmp_path, content + "z@example.com;z;z\n".replace(";", "," if "," in content else ";"))
+    assert {row.line for row in rows} == refused
+    assert all(isinstance(row, BadRow) and "quote that is too many" in row.reason for row in rows)
+    assert last.line == content.count("\n") + 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Blume & Co.\nLangstr. 5, Hof\n95028 Hof",
+        "one, two\nthree, four\n",
+        "Please write to bert@example.com, not to me,\nor to Bert <bert@example.com>, his name\n",
+        "He said\nask bert@example.com, he knows\nbert@example.com, he knows\nAsk Bert, bert@example.com\n",
+        "Mail:\nbert@example.com\n",
+        "@all, hello\n@anna, hello\nx@y, hello",
+        'a "word",\nanother "word", bert@example.com\n',
+    ],
+)
+@pytest.mark.parametrize("header", ["email,note", "note,email", "note,email,more"])
+def test_a_text_of_several_lines_stays_a_text(tmp_path: Path, header: str, text: str) -> None:
+    names = header.split(",")
+    row = {"email": "a@example.com", "note": text, "more": "last\nline, x"}
+    stream = io.StringIO(newline="")
+    csv.DictWriter(stream, names, extrasaction="ignore").writerows([row, row])
+    found = values(read(tmp_path, header + "\n" + stream.getvalue()))
+    assert found == [{name: row[name].strip() for name in names}] * 2
+
+
+def test_a_cell_names_nobody_as_a_recipient(tmp_path: Path) -> None:
+    content = 'email,name\na@example.com,"Ada\neve@evil.example,Eve\n"\nb@example.com,x\n'
+    rows = read(tmp_path, content)
+    assert [row.email for row in rows if isinstance(row, Row)] == ["b@example.com"]
+
+
 @pytest.mark.parametrize("content", ["", "\n \n", "\ufeff"])
 def test_an_empty_file_is_refused(tmp_path: Path, content: str) -> None:
     assert "is empty" in refusal(tmp_path, content)
@@ -191,6 +242,41 @@ def test_a_file_changed_after_it_was_looked_over_is_refused(tmp_path: Path) -> N
     written(tmp_path, _NAMES + "c@example.com,x\n")
     with pytest.raises(InvalidRecipients, match="changed"):
         list(file.rows())
+
+
+_LONG = "email,name\n" + "".join(f"u{number}@example.com,old\n" for number in range(20_000))
+
+
+@pytest.mark.parametrize("left", ["email,name\n", "email,name\n" + "x@example.com,new\n" * 30_000])
+def test_of_a_file_rewritten_while_it_is_read_nothing_new_is_handed_over(tmp_path: Path, left: str) -> None:
+    path = written(tmp_path, _LONG)
+    rows = read_csv(path).rows()
+    seen = [next(rows) for _ in range(150)]
+    written(tmp_path, left)
+    with pytest.raises(InvalidRecipients, match=r"list\.csv was changed while it was read\. Repeat"):
+        seen.extend(rows)
+    assert {row["name"] for row in values(seen)} == {"old"}
+
+
+def test_a_file_whose_changed_bytes_show_nowhere_else_is_refused_before_its_end(tmp_path: Path) -> None:
+    path = written(tmp_path, _LONG)
+    before = path.stat()
+    rows = read_csv(path).rows()
+    seen = [next(rows)]
+    written(tmp_path, _LONG.replace("old", "new"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(InvalidRecipients, match="changed"):
+        seen.extend(rows)
+    assert len(seen) < 20_001
+
+
+def test_a_file_that_another_one_replaces_is_read_to_its_end(tmp_path: Path) -> None:
+    rows = read_csv(written(tmp_path, _LONG)).rows()
+    first = next(rows)
+    other = tmp_path / "other.csv"
+    other.write_text("email\n")
+    other.replace(tmp_path / "list.csv")
+    assert len(values([first, *rows])) == 20_000
 
 
 def test_the_digest_is_of_the_bytes(tmp_path: Path) -> None:

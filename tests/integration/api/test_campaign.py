@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
@@ -289,6 +289,28 @@ def test_suppressions_are_listed_and_taken_back(client: Client, tmp_path: Path) 
     assert client.suppressions.remove("ann@example.com") is False
     with pytest.raises(InvalidAddress, match="nobody: "):
         client.suppressions.add("nobody")
+
+
+def test_a_list_that_is_rewritten_while_it_is_suppressed_is_an_error(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "list.csv"
+    whole = "email\n" + "".join(f"user{number}@example.com\n" for number in range(5_000))
+    path.write_text(whole)
+    suppress = client.ledger.suppress
+
+    def rewrite(rows: Iterable[tuple[str, str, str | None]]) -> int:
+        path.write_text("email\neve@example.com\n")
+        return suppress(rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client.ledger, "suppress", rewrite)
+        with pytest.raises(InvalidRecipients, match="changed while it was read"):
+            client.suppressions.add_csv(path)
+    path.write_text(whole)
+    report = client.suppressions.add_csv(path)
+    assert report.added + report.known == 5_000
+    assert len(list(client.suppressions)) == 5_000
 
 
 def test_a_client_is_used_from_threads_and_from_a_running_loop(client: Client, settings: Settings) -> None:

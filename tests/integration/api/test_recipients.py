@@ -260,6 +260,28 @@ def test_an_import_that_was_killed_goes_on_where_it_was(
     assert lines == [(str(number + 1), f"not-an-address-{number}") for number in range(100, LARGE, 100)]
 
 
+@pytest.mark.parametrize("then", ["as it was", "longer"])
+def test_a_list_that_is_rewritten_while_it_is_imported_can_be_completed(
+    client: Client, campaign: Campaign, tmp_path: Path, then: str
+) -> None:
+    path = write_list(tmp_path / "list.csv", 5 * BATCH, every_rejected=100)
+
+    def rewrite(lines: int, part: float) -> None:
+        if lines == 2 * BATCH:
+            path.write_text("email,first_name\n" + "eve@example.com,Eve\n" * 500)
+
+    with pytest.raises(InvalidRecipients, match=r"list\.csv was changed while it was read"):
+        campaign.recipients.add_csv(path, on_progress=rewrite)
+    (left,) = client.ledger.imports(client.ledger.campaign("spring").id)
+    assert (left.finished, left.position) == (False, 2 * BATCH)
+    rows = 5 * BATCH if then == "as it was" else 6 * BATCH
+    report = campaign.recipients.add_csv(write_list(path, rows, every_rejected=100))
+    assert report.added + report.duplicate + report.rejected == rows
+    assert sorted(emails(campaign)) == sorted(
+        f"user{number}@example.com" for number in range(1, rows + 1) if number % 100
+    )
+
+
 def kill_import_after(database_url: str, path: Path, batches: int) -> None:
     """Import in a process of its own, which is ended with SIGKILL after so many batches."""
     command = [sys.executable, "-c", IMPORTER, database_url, str(Path.cwd()), str(path)]
