@@ -7,7 +7,7 @@ phase (RFC 5321 section 4.2). Nothing that is unknown is ever a success.
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
 from importlib.resources import files
@@ -57,6 +57,8 @@ class Classification:
     wait_seconds: float | None = None
     counts_against_server: bool = False
     stop: Stop | None = None
+    is_answer: bool = False
+    """Whether it was said of this mail: in reply to RCPT, DATA or the dot, by a server that was reached."""
 
     @property
     def recorded_as(self) -> str:
@@ -97,10 +99,13 @@ class Rule:
 
 
 ANSWERS_THE_MESSAGE = frozenset({Phase.DATA, Phase.BODY, Phase.COMMIT, Phase.DOT})
+ANSWERS_THE_MAIL = ANSWERS_THE_MESSAGE | {Phase.RCPT}
 SETTING_UP = frozenset({Phase.CONNECT, Phase.GREETING, Phase.EHLO, Phase.STARTTLS, Phase.AUTH})
 OF_THE_CONNECTION = frozenset({421, 432, 454, 523, 524, 530, 534, 535, 538})
 """Shutting down, authentication, encryption: never said of a recipient or a mail (RFC 5321, 4954, 3207)."""
-UNKNOWN_COMMAND = frozenset({500, 501, 502, 503, 504, 555})
+UNKNOWN_COMMAND = frozenset({500, 502, 503})
+UNKNOWN_PARAMETER = frozenset({501, 504, 555})
+"""The command is known; what follows it is refused: an address, a parameter (RFC 5321 section 4.2.2)."""
 UNIT_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 LONGEST_WAIT_SECONDS = 86400.0
 MOST_READ = 2_000
@@ -155,16 +160,26 @@ def by_fault(fault: Fault) -> Classification:
 def by_reply(phase: Phase, reply: Reply | None) -> Classification:
     if reply is None or not reply.is_refusal:
         return judged(Outcome.UNREACHABLE, Scope.SERVER, "unexpected-reply")
-    text = flat(reply.text)
-    for rule in load_rules():
-        if rule.matches(phase, reply, text):
-            return by_rule(rule, reply)
-    return asked_to_wait(phase, reply) or by_enhanced_status(phase, reply) or by_basic_code(phase, reply)
+    found = (
+        by_rules(phase, reply)
+        or asked_to_wait(phase, reply)
+        or by_enhanced_status(phase, reply)
+        or by_basic_code(phase, reply)
+    )
+    return replace(found, is_answer=phase in ANSWERS_THE_MAIL)
 
 
 def flat(text: str) -> str:
     """One line: a phrase may be broken over lines, each of which repeats the enhanced status code."""
     return LINE_BREAK.sub(" ", text[:MOST_READ])
+
+
+def by_rules(phase: Phase, reply: Reply) -> Classification | None:
+    text = flat(reply.text)
+    for rule in load_rules():
+        if rule.matches(phase, reply, text):
+            return by_rule(rule, reply)
+    return None
 
 
 def by_rule(rule: Rule, reply: Reply) -> Classification:
@@ -193,6 +208,8 @@ def by_enhanced_status(phase: Phase, reply: Reply) -> Classification | None:
         return None
     _, subject, detail = map(int, reply.enhanced.split("."))
     known = ENHANCED_STATUS.get((subject, detail), ENHANCED_STATUS.get((subject, None)))
+    if phase in ANSWERS_THE_MAIL:
+        known = OF_THIS_MAIL.get((subject, detail), known)
     if subject == 7 and phase in ANSWERS_THE_MESSAGE:
         known = SECURITY_OF_MESSAGE.get(detail, MESSAGE)
     if known is None or (phase is Phase.MAIL and known.scope is Scope.RECIPIENT):
@@ -250,6 +267,11 @@ ENHANCED_STATUS: Mapping[tuple[int, int | None], Meaning] = {
     (7, 28): LISTED,
 }
 
+OF_THIS_MAIL = dict.fromkeys(
+    [(3, 5), *((7, detail) for detail in range(8, 15))],
+    Meaning(Outcome.UNREACHABLE, Outcome.POLICY, Scope.MESSAGE),
+)
+"""Of the server, it seems; if it is said for good of one mail, another server may take that one."""
 
 SECURITY_OF_MESSAGE = {
     detail: meaning
@@ -263,8 +285,10 @@ def by_basic_code(phase: Phase, reply: Reply) -> Classification:
     """RFC 5321 section 4.2: the code and the command it answers."""
     wait_seconds = stated_wait(reply.text)
     name = f"code-{reply.code}-{phase}"
-    if phase in SETTING_UP or reply.code in OF_THE_CONNECTION | UNKNOWN_COMMAND:
+    if is_of_the_server(phase, reply.code):
         return judged(Outcome.UNREACHABLE, Scope.SERVER, name)
+    if phase is Phase.DOT and reply.code in UNKNOWN_COMMAND | UNKNOWN_PARAMETER:
+        return judged(Outcome.POLICY, Scope.MESSAGE, name)  # another server may understand this mail
     if phase is Phase.MAIL:
         temporary = judged(Outcome.UNREACHABLE, Scope.SERVER, name)
         return temporary if reply.code < 500 else judged(Outcome.POLICY, Scope.SENDER, name)
@@ -273,6 +297,18 @@ def by_basic_code(phase: Phase, reply: Reply) -> Classification:
     scope = Scope.RECIPIENT if phase is Phase.RCPT else Scope.MESSAGE
     outcome = Outcome.DEFERRED if reply.code < 500 else Outcome.REJECTED
     return judged(outcome, scope, name, wait_seconds)
+
+
+def is_of_the_server(phase: Phase, code: int) -> bool:
+    """Whether a code says nothing of who or what was named.
+
+    501 to RCPT is the address's. 501 to MAIL is the sender's: that one is the same for all.
+    """
+    if phase in SETTING_UP or code in OF_THE_CONNECTION:
+        return True
+    if code in UNKNOWN_PARAMETER:
+        return phase not in {Phase.MAIL, Phase.RCPT, Phase.DOT}
+    return code in UNKNOWN_COMMAND and phase is not Phase.DOT
 
 
 def refused_unread(name: str, reply: Reply) -> Classification:

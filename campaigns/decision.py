@@ -47,6 +47,8 @@ class Facts:
     `blocked`: those of the route taken off this sender or domain.
     `policy_domains`: by server, the recipient domains that refused this campaign's sender by policy there,
     since it began to run.
+    `answered_since`: when a server first answered this mail with a fault of its own, if this one took other
+    mail since; None where nobody knows.
     `attempts`: how often it was claimed (the fence); slows a mail that makes every server stumble.
     """
 
@@ -56,6 +58,7 @@ class Facts:
     deferrals: int = 0
     attempts: int = 1
     first_attempt_at: float | None = None
+    answered_since: float | None = None
     tried_by_policy: frozenset[str] = frozenset()
     blocked: frozenset[str] = frozenset()
     policy_domains: Mapping[str, Set[str]] = field(default_factory=dict)
@@ -103,7 +106,7 @@ def decide(  # noqa: PLR0911 - one line per outcome
         case Outcome.DEFERRED:
             return deferred(classification, facts, delivery, now, random)
         case Outcome.UNREACHABLE:
-            return unreachable(facts, random)
+            return unreachable(classification, facts, delivery, now, random)
         case Outcome.FULL:
             return full(classification, facts, now, random)
         case Outcome.POLICY:
@@ -138,7 +141,7 @@ def deferred(
 
     A domain that takes no more from this server for now gets none from it until then.
     """
-    if is_given_up(facts, delivery, now):
+    if is_given_up(facts.first_attempt_at, delivery, now):
         return failed()
     wait_seconds = max(backoff_seconds(facts.deferrals, delivery), classification.wait_seconds or 0.0)
     return Decision(
@@ -155,15 +158,21 @@ def backoff_seconds(deferrals: int, delivery: DeliveryRules) -> float:
     return steps[min(deferrals, len(steps) - 1)]
 
 
-def is_given_up(facts: Facts, delivery: DeliveryRules, now: float) -> bool:
-    return (
-        facts.first_attempt_at is not None and now - facts.first_attempt_at >= delivery.give_up_after_seconds
-    )
+def is_given_up(since: float | None, delivery: DeliveryRules, now: float) -> bool:
+    return since is not None and now - since >= delivery.give_up_after_seconds
 
 
-def unreachable(facts: Facts, random: Random) -> Decision:
-    """At once to another; if there is none, soon again. Never a reason to give up."""
+def unreachable(
+    classification: Classification, facts: Facts, delivery: DeliveryRules, now: float, random: Random
+) -> Decision:
+    """At once to another; if there is none, soon again.
+
+    That a server is not reached is never a reason to give up. That it takes other mail and not this one is,
+    in the end.
+    """
     brake_seconds = brake(facts)
+    if brake_seconds and classification.is_answer and is_given_up(facts.answered_since, delivery, now):
+        return failed()
     if brake_seconds:
         return waiting(brake_seconds, random)
     return rerouted(facts.usable_servers[0]) if facts.usable_servers else waiting(SOON_SECONDS, random)
@@ -262,7 +271,7 @@ def pause_reason(classification: Classification, facts: Facts) -> str:
 
 def uncertain(facts: Facts, delivery: DeliveryRules, now: float, random: Random) -> Decision:
     """Held for the operator; sent again only where that was asked for, and not without end."""
-    if delivery.on_uncertain != "resend" or is_given_up(facts, delivery, now):
+    if delivery.on_uncertain != "resend" or is_given_up(facts.first_attempt_at, delivery, now):
         return Decision(to=State.UNCERTAIN, to_server=facts.server, task_state="failure")
     return waiting(backoff_seconds(0, delivery), random)
 

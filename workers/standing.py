@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-SAYS_NOTHING = frozenset({Outcome.STOPPED, Outcome.UNCERTAIN})
+SAYS_NOTHING = frozenset({Outcome.STOPPED, Outcome.UNCERTAIN, Outcome.UNREACHABLE})
 """Outcomes that tell neither for nor against the server."""
 OUR_OWN_RULES = frozenset({"fault-utf8", "fault-size", "fault-render", "fault-internal"})
 """Nor do these: the server was never asked."""
@@ -153,6 +153,7 @@ class Standing:
         """All that `decide` looks at; earlier policy refusals are unknown while the database is away."""
         fleet = self._fleet
         refusers, refused_domains = await self._policy_refusals(claimed, classification)
+        answered_since = await self._answered_since(claimed, server, classification)
         return Facts(
             server=server,
             route=tuple(one.name for one in fleet.settings.route(letter.stream)),
@@ -160,6 +161,7 @@ class Standing:
             deferrals=claimed.deferrals,
             attempts=claimed.fence,
             first_attempt_at=claimed.first_attempt_at,
+            answered_since=answered_since,
             tried_by_policy=refusers,
             blocked=fleet.blocked(letter.stream, letter.sender, claimed.domain),
             policy_domains=refused_domains,
@@ -179,6 +181,25 @@ class Standing:
         except DatabaseUnavailable:
             return frozenset(), {}
         return frozenset(refusers), domains
+
+    async def _answered_since(
+        self, claimed: Claimed, server: str, classification: Classification
+    ) -> float | None:
+        is_fault_told = classification.outcome is Outcome.UNREACHABLE and classification.is_answer
+        if not is_fault_told or not self._may_be_given_up(claimed):
+            return None
+        return await self._known(partial(self._fleet.ledger.answered_since, claimed.delivery_id, server))
+
+    def _may_be_given_up(self, claimed: Claimed) -> bool:
+        """Whether its first attempt is so long ago; most mail need not be looked up."""
+        return self.now() - claimed.first_attempt_at >= self._fleet.settings.delivery.give_up_after_seconds
+
+    async def _known(self, ask: Callable[[], float | None]) -> float | None:
+        """A time that the ledger knows; None while the database is away: nothing is given up then."""
+        try:
+            return await self._in_thread(ask)
+        except DatabaseUnavailable:
+            return None
 
     async def fill(self, server: str, seconds: float, reason: str) -> None:
         """The server takes no more for so long: it said so."""
@@ -243,4 +264,5 @@ class Standing:
 
 
 def says_nothing(classification: Classification) -> bool:
+    """Of what does not count against the server: whether it does not speak for it either."""
     return classification.outcome in SAYS_NOTHING or classification.rule in OUR_OWN_RULES

@@ -49,6 +49,16 @@ SELECT DISTINCT a.server FROM attempt AS a JOIN delivery AS d ON d.id = a.delive
  WHERE a.delivery_id = :delivery_id AND a.finished_at >= d.first_attempt_at
    AND a.outcome IN ('policy', 'policy-message', 'policy-server-domain')
 """
+_ANSWERED_SINCE = """
+SELECT MIN(a.finished_at) FROM attempt AS a JOIN delivery AS d ON d.id = a.delivery_id
+ WHERE a.delivery_id = :delivery_id AND a.finished_at >= d.first_attempt_at
+   AND a.outcome = 'unreachable' AND a.code IS NOT NULL
+   AND a.phase IN ('rcpt', 'data', 'body', 'commit', 'dot')
+"""
+_TOOK_MAIL_SINCE = """
+SELECT 1 FROM attempt WHERE finished_at > :since AND server = :server AND outcome = 'sent'
+ ORDER BY finished_at DESC LIMIT 1
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -193,6 +203,19 @@ class Events(LedgerPart):
         with self.database.read() as connection:
             found = connection.execute(statement(_REFUSERS), {"delivery_id": delivery_id})
             return frozenset(found.scalars())
+
+    def answered_since(self, delivery_id: int, server: str) -> float | None:
+        """When a server first answered this delivery with a fault of its own since it was last made new.
+
+        None as well if `server` took nobody's mail since: then it is not this mail that it will not take.
+        """
+        with self.database.read() as connection:
+            found = connection.execute(statement(_ANSWERED_SINCE), {"delivery_id": delivery_id})
+            since: float | None = found.scalar_one()
+            if since is None:
+                return None
+            took = connection.execute(statement(_TOOK_MAIL_SINCE), {"since": since, "server": server})
+            return since if took.first() is not None else None
 
 
 def insert_event(  # noqa: PLR0913 - an event's fields, by keyword

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from sqlalchemy import text
 
 from campaigns.database import create_database
 from campaigns.demo.smtp_server import Misbehaviour, ScriptedSmtpServer
@@ -284,6 +285,74 @@ async def test_bad_addresses_never_open_a_breaker(services: Services, server: Sc
     await services.standing.refresh()
     assert services.standing._fleet.state("primary") == "closed"
     assert crowd.in_state(State.FAILED) == 30
+
+
+async def test_addresses_that_a_server_cannot_read_never_open_a_breaker(
+    services: Services, server: ScriptedSmtpServer
+) -> None:
+    crowd = Crowd(services.ledger, 6)
+    crowd.queue()
+    server.script.set(Misbehaviour(phase="rcpt", action="reply", reply="501 malformed address: no"))
+    for index in range(6):
+        await attempt_of(services, crowd, index).run()
+    await services.standing.refresh()
+    assert services.standing._fleet.state("primary") == "closed"
+    assert crowd.in_state(State.FAILED) == 6
+
+
+async def test_a_local_problem_with_an_address_speaks_neither_for_nor_against_the_server(
+    services: Services, server: ScriptedSmtpServer
+) -> None:
+    crowd = Crowd(services.ledger)
+    crowd.queue()
+    server.script.set(Misbehaviour(phase="rcpt", action="reply", reply="451 Temporary local problem"))
+    board = services.standing._fleet.board
+    for _ in range(4):
+        board.fault("primary", "for the test")
+    await attempt_of(services, crowd).run()
+    assert crowd.state() is State.PENDING
+    await services.standing.refresh()
+    assert services.standing._fleet.state("primary") == "closed"
+    board.fault("primary", "the fifth in a row")
+    services.standing._fleet.refresh_soon()
+    await services.standing.refresh()
+    assert services.standing._fleet.state("primary") == "open"
+
+
+async def tried_again(services: Services, crowd: Crowd, index: int = 0) -> None:
+    """Without the wait for it."""
+    crowd.set("next_attempt_at", 0.0)
+    assert crowd.queue(ids=[crowd.ids[index]])
+    await attempt_of(services, crowd, index).run()
+
+
+def days_go_by(services: Services, delivery_id: int) -> None:
+    """What became of the delivery so far was three days ago."""
+    with services.database.write() as connection:
+        for statement in (
+            "UPDATE delivery SET first_attempt_at = first_attempt_at - 259200 WHERE id = :id",
+            "UPDATE attempt SET finished_at = finished_at - 259200 WHERE delivery_id = :id",
+        ):
+            connection.execute(text(statement), {"id": delivery_id})
+
+
+@pytest.mark.parametrize("is_well", [True, False])
+async def test_a_mail_that_a_server_answers_with_faults_is_given_up_if_the_server_takes_others(
+    services: Services, server: ScriptedSmtpServer, is_well: bool
+) -> None:
+    crowd = Crowd(services.ledger, 2)
+    broken = Misbehaviour(phase="rcpt", action="reply", reply="451 4.3.0 Temporary lookup failure")
+    server.script.set(broken)
+    for _ in range(3):
+        await tried_again(services, crowd)
+        assert crowd.state() is State.PENDING
+    days_go_by(services, crowd.ids[0])
+    if is_well:
+        server.script.clear()
+        await tried_again(services, crowd, 1)
+        server.script.set(broken)
+    await tried_again(services, crowd)
+    assert crowd.state() is (State.FAILED if is_well else State.PENDING)
 
 
 @pytest.mark.parametrize("why", ["its breaker is open", "the operator closed it"])

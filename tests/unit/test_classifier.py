@@ -191,12 +191,93 @@ def test_a_refused_mail_from_is_never_the_recipients_fault(line: str) -> None:
     assert found.outcome is not Outcome.REJECTED
 
 
-@pytest.mark.parametrize(
-    "line", ["500 what", "502 not implemented", "503 5.5.1 bad sequence", "504 5.5.4 no"]
-)
-@pytest.mark.parametrize("phase", ["mail", "rcpt", "data", "dot"])
+@pytest.mark.parametrize("line", ["500 what", "502 not implemented", "503 5.5.1 bad sequence"])
+@pytest.mark.parametrize("phase", ["mail", "rcpt", "data"])
 def test_a_command_that_is_not_understood_is_the_servers_fault(phase: str, line: str) -> None:
+    found = judge(phase, line)
+    assert (found.outcome, found.counts_against_server) == (Outcome.UNREACHABLE, True)
+
+
+PARAMETERS = ["501 malformed address", "501 5.5.4 no", "504 need fully-qualified address", "555 5.5.2 syntax"]
+
+
+@pytest.mark.parametrize("line", PARAMETERS)
+def test_an_address_that_a_server_cannot_read_is_the_recipients_fault(line: str) -> None:
+    found = judge("rcpt", line)
+    assert (found.outcome, found.scope) == (Outcome.REJECTED, Scope.RECIPIENT)
+    assert not found.counts_against_server
+
+
+@pytest.mark.parametrize("line", PARAMETERS)
+def test_a_sender_that_a_server_cannot_read_is_our_own_fault(line: str) -> None:
+    found = judge("mail", line)
+    assert (found.outcome, found.scope) == (Outcome.POLICY, Scope.SENDER)
+    assert not found.counts_against_server
+
+
+@pytest.mark.parametrize("line", ["504 5.5.4 no", "501 what", "555 no"])
+@pytest.mark.parametrize("phase", ["ehlo", "data", "body"])
+def test_a_parameter_that_nobody_gave_is_the_servers_fault(phase: str, line: str) -> None:
     assert judge(phase, line).outcome is Outcome.UNREACHABLE
+
+
+@pytest.mark.parametrize("line", ["500 what", "501 Bad header", "502 no", "503 no", "504 no", "555 no"])
+def test_a_mail_that_a_server_does_not_understand_goes_to_another_and_blames_nobody(line: str) -> None:
+    found = judge("dot", line)
+    assert (found.outcome, found.scope) == (Outcome.POLICY, Scope.MESSAGE)
+    assert not found.counts_against_server
+
+
+@pytest.mark.parametrize("line", ["554 5.3.5 loops back to myself", "550 5.7.10 Encryption needed"])
+def test_what_a_server_will_not_do_for_one_recipient_another_may(line: str) -> None:
+    found = judge("rcpt", line)
+    assert (found.outcome, found.scope) == (Outcome.POLICY, Scope.MESSAGE)
+    assert not found.counts_against_server
+    assert judge("mail", line).outcome is Outcome.UNREACHABLE
+
+
+@pytest.mark.parametrize(
+    ("phase", "line"),
+    [
+        ("rcpt", "451 4.4.3 DNS lookup for example.com timed out"),
+        ("rcpt", "450 4.4.1 host mx.example.com: connection timed out"),
+        ("rcpt", "451 lookup timed out"),
+        ("dot", "451 4.4.1 scanner timed out"),
+    ],
+)
+def test_what_timed_out_behind_a_server_is_not_its_connection(phase: str, line: str) -> None:
+    found = judge(phase, line)
+    assert (found.outcome, found.counts_against_server) == (Outcome.DEFERRED, False)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "421 idle for too long",
+        "451 4.4.2 Timeout waiting for data from client.",
+        "451 Timeout - closing connection",
+    ],
+)
+@pytest.mark.parametrize("phase", ["mail", "rcpt", "dot"])
+def test_a_connection_that_timed_out_is_not_the_recipients(phase: str, line: str) -> None:
+    found = judge(phase, line)
+    assert (found.outcome, found.counts_against_server) == (Outcome.UNREACHABLE, False)
+
+
+def test_a_local_problem_with_one_address_goes_to_another_server_and_blames_nobody() -> None:
+    line = "451 Temporary local problem - please try later"
+    assert (judge("rcpt", line).outcome, judge("rcpt", line).counts_against_server) == (
+        Outcome.UNREACHABLE,
+        False,
+    )
+    assert judge("mail", line).counts_against_server
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_only_a_reply_to_the_mail_itself_is_an_answer(phase: Phase) -> None:
+    answers = {Phase.RCPT, Phase.DATA, Phase.BODY, Phase.COMMIT, Phase.DOT}
+    assert judge(phase, "421 closing").is_answer == (phase in answers)
+    assert not classify(SmtpResult(phase=phase, fault=Fault.CLOSED)).is_answer
 
 
 @pytest.mark.parametrize("line", ["451 come back", "451 4.3.0 local error", "451 4.3.2 not now", "450 no"])

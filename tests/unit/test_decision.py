@@ -89,6 +89,26 @@ def test_mail_that_no_server_can_take_waits_a_little_and_is_never_given_up() -> 
     assert not decision.deferral
 
 
+def test_a_mail_that_servers_answer_with_faults_of_their_own_is_given_up_after_the_time_for_it() -> None:
+    give_up = DELIVERY.give_up_after_seconds
+    answer = known(Outcome.UNREACHABLE, is_answer=True)
+    long = {"attempts": 99, "first_attempt_at": 1.0}
+    assert decided(answer, facts(**long, answered_since=NOW - give_up)).to is State.FAILED
+    assert decided(answer, facts(**long, answered_since=NOW - give_up + 1)).to is State.PENDING
+    assert decided(answer, facts(**long)).to is State.PENDING
+
+
+def test_that_a_server_is_not_reached_is_no_reason_to_give_up_whatever_was_answered_before() -> None:
+    decision = decided(known(Outcome.UNREACHABLE), facts(attempts=99, answered_since=1.0))
+    assert decision.to is State.PENDING
+
+
+def test_before_it_is_given_up_each_server_is_asked_twice() -> None:
+    answer = known(Outcome.UNREACHABLE, is_answer=True)
+    assert decided(answer, facts(attempts=4, answered_since=1.0)).to is State.QUEUED
+    assert decided(answer, facts(attempts=5, answered_since=1.0)).to is State.FAILED
+
+
 @pytest.mark.parametrize("outcome", [Outcome.UNREACHABLE, Outcome.FULL, Outcome.STOPPED, Outcome.POLICY])
 @pytest.mark.parametrize("usable", [(), ("secondary",)])
 def test_what_is_not_the_recipients_side_is_no_deferral(outcome: Outcome, usable: tuple[str, ...]) -> None:
@@ -250,6 +270,7 @@ ANY_FACTS = st.builds(
     deferrals=st.integers(0, 1000),
     attempts=st.integers(1, 10**6),
     first_attempt_at=st.none() | st.floats(0, 2 * NOW),
+    answered_since=st.none() | st.floats(0, 2 * NOW),
     tried_by_policy=st.frozensets(NAMES),
     blocked=st.frozensets(NAMES),
     policy_domains=st.dictionaries(NAMES, st.frozensets(st.sampled_from("abcde"))),
@@ -263,6 +284,7 @@ CLASSIFICATIONS = results().map(classify) | st.builds(
     rule=st.just("any"),
     wait_seconds=st.none() | st.floats(0, 86400),
     stop=st.none() | st.sampled_from(Stop),
+    is_answer=st.booleans(),
 )
 
 

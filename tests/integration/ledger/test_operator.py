@@ -255,6 +255,34 @@ def test_a_refusal_of_one_mail_or_by_one_domain_is_not_held_against_the_campaign
     assert ledger.policy_refusers(crowd.ids[0]) == {"primary"}
 
 
+def answered(crowd: Crowd, outcome: str, phase: str, code: int | None) -> float:
+    """One attempt more; when it ended."""
+    crowd.set("next_attempt_at", 0.0)
+    [claim] = crowd.claim(ids=crowd.ids[:1])
+    crowd.report(claim, State.PENDING, outcome=outcome, phase=phase, code=code)
+    a_moment_later(crowd.ledger)
+    return float(crowd.attempts()[-1]["finished_at"])
+
+
+def test_since_when_a_server_answers_a_mail_with_faults_is_known_if_it_takes_others(ledger: Ledger) -> None:
+    crowd, other = Crowd(ledger), Crowd(ledger)
+    [delivery_id] = crowd.ids
+    [sent] = other.committing()
+    answered(crowd, "unreachable", "connect", None)
+    answered(crowd, "unreachable", "rcpt", None)
+    answered(crowd, "unreachable", "mail", 421)
+    answered(crowd, "deferred", "rcpt", 450)
+    assert ledger.answered_since(delivery_id, "primary") is None
+    first = answered(crowd, "unreachable", "rcpt", 451)
+    answered(crowd, "unreachable", "dot", 451)
+    assert ledger.answered_since(delivery_id, "primary") is None, "it took nobody's mail since"
+    other.report(sent, State.SENT)
+    assert ledger.answered_since(delivery_id, "primary") == first
+    assert ledger.answered_since(delivery_id, "secondary") is None
+    crowd.set("first_attempt_at", ledger.now())
+    assert ledger.answered_since(delivery_id, "primary") is None, "it was made new since"
+
+
 def test_what_was_refused_before_the_operator_resumed_is_not_held_against_the_campaign(
     ledger: Ledger,
 ) -> None:
