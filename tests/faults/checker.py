@@ -406,19 +406,19 @@ def _private(history: History) -> Iterator[Violation]:
 
 def _known_in(dump: str, known: Set[str]) -> set[str]:
     """Those that are in it, whatever stands around them; also where it is encoded as in a URL."""
-    if not known:
-        return set()
-    parts = [address.rpartition("@") for address in known]
-    before = sorted({len(local) for local, _, _ in parts})
-    after = sorted({len(domain) + 1 for _, _, domain in parts})
     text = dump.lower()
     decoded = [unquote(text).lower()] if "%" in text else []
+    locals_ = {len(address.rpartition("@")[0]) for address in known}
+    domains = {address.rpartition("@")[2] for address in known}
+    sizes = {len(domain) for domain in domains}
     return {
         found
         for each in [text, *decoded]
         for at in _places(each, "@")
-        for start, end in itertools.product(before, after)
-        if at >= start and (found := each[at - start : at + end]) in known
+        for size in sizes
+        if each[at + 1 : at + 1 + size] in domains
+        for local in locals_
+        if at >= local and (found := each[at - local : at + 1 + size]) in known
     }
 
 
