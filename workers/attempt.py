@@ -162,6 +162,7 @@ class Attempt:
     async def _deliver(self) -> TaskResult | None:
         self.step = Step.WAITING
         self._broken_off_at = None
+        self._is_reported = False
         await self._services.database_ready()
         letter = await self._services.letters.of_campaign(self.job.campaign)
         if letter is None:

@@ -15,7 +15,7 @@ from campaigns.database import create_database
 from campaigns.demo.smtp_server import Misbehaviour, ScriptedSmtpServer
 from campaigns.errors import DatabaseUnavailable
 from campaigns.fleet import Fleet
-from campaigns.health import HealthBoard
+from campaigns.health import HealthBoard, Probe
 from campaigns.ledger import Claim, Ledger, Operation, Record
 from campaigns.queues import create_app
 from campaigns.settings import load_settings
@@ -187,6 +187,35 @@ async def test_a_report_of_the_server_that_fails_does_not_cost_the_outcome(
     server.script.set(Misbehaviour(phase="dot", action="reply", reply="421 4.3.0 going down"))
     await Attempt(Job(campaign=crowd.name, delivery_id=crowd.ids[0], server="primary"), services).run()
     assert outcomes(services) == ["unreachable"]
+
+
+async def test_a_trial_after_an_outage_is_given_back_though_the_one_before_it_was_reported(
+    services: Services, server: ScriptedSmtpServer, ledger_of: _Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crowd = Crowd(services.ledger)
+    crowd.queue()
+    admitted: list[str] = []
+    reported: list[str] = []
+    released: list[str] = []
+
+    async def admits(*_: object) -> Probe:
+        ledger_of.is_away = False
+        admitted.append(f"trial {len(admitted) + 1}")
+        return Probe(server="primary", token=admitted[-1])
+
+    async def report(probe: Probe, *_: object, **__: object) -> None:
+        reported.append(probe.token)
+        services.ledger.cancel(crowd.name)
+        ledger_of.is_away = True
+
+    async def release(probe: Probe) -> None:
+        released.append(probe.token)
+
+    for method in (admits, report, release):
+        monkeypatch.setattr(services.standing, method.__name__, method)
+    server.script.set(Misbehaviour(phase="greeting", action="drop", times=1))
+    await Attempt(Job(campaign=crowd.name, delivery_id=crowd.ids[0], server="primary"), services).run()
+    assert (admitted, reported, released) == (["trial 1", "trial 2"], ["trial 1"], ["trial 2"])
 
 
 async def test_the_local_part_of_an_address_that_a_server_quotes_is_hidden(
