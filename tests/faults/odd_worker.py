@@ -7,6 +7,7 @@ stop:POINT:N      SIGSTOP there; never while the process is within a write trans
 thrice            each message is published three times
 visibility:S      the broker delivers again what was not acknowledged for S seconds
 clock:S           the wall clock is S seconds ahead
+claims            each claim and the type of its answer are written, as JSON, into `claims-PID`
 
 Before it dies or falls asleep it writes whose attempt that was into `doomed-PID`, and with a wrong clock what
 that shows at each claim into `clock-PID`, both where it runs.
@@ -19,6 +20,7 @@ The steps are wrapped from outside: what runs is the product, and nothing in it 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -249,6 +251,18 @@ def _set_visibility(seconds: int) -> None:
     bulk_transport.QoS.renew = lambda self: self.restore_visible(interval=1)  # type: ignore[method-assign]
 
 
+def _write_claims() -> None:
+    from campaigns.ledger import Claim, Ledger
+
+    def answered(results: Sequence[object], operations: Sequence[object]) -> None:
+        with Path(f"claims-{os.getpid()}").open("a") as file:
+            for operation, result in zip(operations, results, strict=True):
+                if isinstance(operation, Claim):
+                    file.write(json.dumps([operation.delivery_id, type(result).__name__]) + "\n")
+
+    _after(Ledger, "apply", answered)
+
+
 def _set_clock(seconds: float) -> None:
     """Before anything else is imported: many keep the function."""
     right = time.time
@@ -271,6 +285,8 @@ def _become_odd(oddity: str) -> None:
         _publish_thrice()
     elif kind == "visibility":
         _set_visibility(int(rest))
+    elif kind == "claims":
+        _write_claims()
     elif kind == "clock":
         _set_clock(float(rest))
     else:

@@ -1,7 +1,10 @@
 """Messages that mean nothing, templates that never end, merge fields of 50 MB: the rest goes on."""
 
+import contextlib
+import itertools
 import json
 from base64 import b64encode
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,11 +16,17 @@ from tests.acceptance.place import addresses
 from tests.faults.trial import Trial, Trials, patiently
 
 PRIMARY = "smtp.primary"
-RIGHT = {"campaign": "spring", "delivery": 1, "server": "primary"}
+RIGHT = {"campaign": "campaign-0", "delivery": 1, "server": "primary"}
+
+NOBODYS = (10**9, 2**63 - 1, 2**63, 10**30, -1, -(2**63), -(10**30), 0)
+"""Numbers of deliveries that do not exist, some of which no column of the ledger could hold."""
+
+
+_numbers = itertools.count(1)
 
 
 def _task(task: str = DELIVER_TASK, **arguments: Any) -> str:
-    return envelope(task, PRIMARY, 0)("poison.1", arguments)
+    return envelope(task, PRIMARY, 0)(f"poison.{next(_numbers)}", arguments)
 
 
 def _changed(**fields: Any) -> str:
@@ -60,13 +69,12 @@ POISON = [
     _task("campaigns.no_such_task"),
     _task("os.system", command="true"),
     _task(campaign="no such campaign", delivery=1, server="primary"),
-    _task(campaign="spring", delivery=10**9, server="primary"),
-    _task(campaign="spring", delivery=10**30, server="primary"),
-    _task(campaign="spring", delivery=-1, server="primary"),
-    _task(campaign="spring", delivery="1; DROP TABLE delivery", server="primary"),
-    _task(campaign="spring", delivery=None, server="primary"),
-    _task(campaign="spring", delivery=1, server="no-such-server"),
-    _task(campaign="spring", delivery=1, server=None),
+    *(_task(campaign="campaign-0", delivery=number, server="primary") for number in NOBODYS),
+    _task(campaign="campaign-0", delivery="1; DROP TABLE delivery", server="primary"),
+    _task(campaign="campaign-0", delivery=None, server="primary"),
+    _task(campaign="campaign-0", delivery=1, server="no-such-server"),
+    _task(campaign="campaign-0", delivery=1, server=None),
+    _task(campaign="campaign-0", delivery=1, server="secondary"),
     _task(campaign=None, delivery=1, server="primary"),
     _task(campaign={"a": []}, delivery=[1], server="primary"),
     _task(campaign="x" * 100_000, delivery=1, server="primary"),
@@ -77,16 +85,30 @@ POISON = [
 ]
 
 
+def _claims(trial: Trial) -> Iterator[tuple[object, str]]:
+    """Each claim that a worker of the oddity `claims` has asked the ledger for, and what it was answered."""
+    for file in trial.directory.glob("claims-*"):
+        for line in file.read_text().splitlines():
+            with contextlib.suppress(ValueError):  # the last line may be half written
+                number, answer = json.loads(line)
+                yield number, answer
+
+
 def test_messages_that_mean_nothing_harm_nobody(either_trial: Trial) -> None:
     trial = either_trial
-    trial.start_workers()
+    trial.odd_worker("primary", oddities="claims")
+    trial.start_worker("secondary")
+    trial.wait_for_workers(2)
     with trial.broker_client() as client:
         for number in range(3):
+            trial.send(f"campaign-{number}", addresses(60, f"r{number}"))
             for message in POISON:
                 client.lpush(PRIMARY, message.encode("utf-8", "surrogatepass"))
-            trial.send(f"campaign-{number}", addresses(60, f"r{number}"))
         trial.verdict()
         patiently(lambda: client.llen(PRIMARY) == 0, what=trial.logs)
+    patiently(lambda: set(NOBODYS) <= {number for number, _ in _claims(trial)}, what=trial.logs)
+    answers = {answer for number, answer in _claims(trial) if number in NOBODYS}
+    assert "Claimed" not in answers, "the ledger was asked for those who do not exist, and had none"
     assert all(worker.poll() is None for worker in trial.workers), "nobody died of it"
     assert [trial.states(f"campaign-{number}") for number in range(3)] == [{State.SENT: 60}] * 3
 
