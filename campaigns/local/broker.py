@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import subprocess
 import time
@@ -23,8 +24,18 @@ if TYPE_CHECKING:
 
 __all__ = ["EmbeddedBroker"]
 
+log = logging.getLogger(__name__)
+
 START_SECONDS = 15.0
 STOP_SECONDS = 10.0
+LAST_WORDS_BYTES = 4096
+DAMAGED = (
+    "Bad file format reading the append only file",
+    "Error reading the append only file",
+    "Unexpected end of file reading the append only file",
+    "Internal error in RDB reading",
+)
+"""What the server says of its file's content, and ends. One that it cannot read at all is another matter."""
 
 
 class EmbeddedBroker:
@@ -32,13 +43,15 @@ class EmbeddedBroker:
 
     Its append-only file is synced every second, not at each write: the database is the truth and the broker
     a hint, so the second that a crash of the *machine* may cost is published again by the sweep; a crash of
-    the server alone costs nothing, since what it wrote is with the kernel.
+    the server alone costs nothing, since what it wrote is with the kernel. If the machine's crash left a file
+    that the server refuses, the whole file is such a hint.
     """
 
     def __init__(self, *, socket: Path, directory: Path) -> None:
         self.socket = socket
         self.directory = directory
         self._process: subprocess.Popen[bytes] | None = None
+        self._log_read_bytes = 0
 
     @classmethod
     def of(cls, settings: Settings) -> EmbeddedBroker:
@@ -50,6 +63,10 @@ class EmbeddedBroker:
         return self.directory / "valkey.log"
 
     @property
+    def append_only_directory(self) -> Path:
+        return self.directory / "appendonlydir"
+
+    @property
     def pid(self) -> int | None:
         """The process that this object started, while it lives."""
         return self._process.pid if self._process and self._process.poll() is None else None
@@ -58,7 +75,10 @@ class EmbeddedBroker:
         return f"<EmbeddedBroker {self.socket}: {f'process {self.pid}' if self.pid else 'not started here'}>"
 
     def command(self) -> list[str]:
-        """The server's command line, for a supervisor. Makes the directories. Raises BrokerError."""
+        """The server's command line, for a supervisor. Makes the directories. Raises BrokerError.
+
+        The supervisor calls `set_damage_aside` when the server has ended.
+        """
         binary = _binary()
         try:
             for directory in (self.directory.parent, self.directory, self.socket.parent):
@@ -66,6 +86,7 @@ class EmbeddedBroker:
         except OSError as error:
             raise BrokerError(f"{directory} cannot be made: {error.strerror}") from error
         _check_private(self.socket.parent, beside=self.directory.parent)
+        self._new_log()
         options = {
             "port": "0",
             "unixsocket": str(self.socket),
@@ -74,6 +95,7 @@ class EmbeddedBroker:
             "logfile": str(self.log_file),
             "daemonize": "no",
             "appendonly": "yes",
+            "appenddirname": self.append_only_directory.name,
             "appendfsync": "everysec",
             "save": "",
             "maxmemory-policy": "noeviction",
@@ -85,10 +107,19 @@ class EmbeddedBroker:
         """Start the server and return when it serves. Does nothing if one serves already.
 
         Call it from a thread that lives as long as the server should: on Linux the kernel ends the server
-        when that thread ends. Raises BrokerError if it does not come up.
+        when that thread ends. Sets a damaged append-only file aside. Raises BrokerError if it does not serve.
         """
         if self.is_running():
             return
+        try:
+            self._start_once(within_seconds)
+        except BrokerError:
+            if self.pid is not None or not (mended := self.set_damage_aside()):
+                raise
+            log.warning("the embedded broker starts again: %s", mended)
+            self._start_once(within_seconds)
+
+    def _start_once(self, within_seconds: float) -> None:
         command = self.command()
         self._process = subprocess.Popen(  # noqa: S603 - our own binary, our own options, no shell
             bound_command(command), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd=self.directory
@@ -106,6 +137,25 @@ class EmbeddedBroker:
             if time.monotonic() > deadline:
                 raise BrokerError(f"the embedded broker did not answer on {self.socket}: see {self.log_file}")
             sleep(0.02)
+
+    def set_damage_aside(self) -> str | None:
+        """If the server has ended because its append-only file is damaged, rename that; returns what to tell.
+
+        A power cut can leave a tail of zeros, which the server never loads. Nothing in the file is needed.
+        """
+        log_text = self._new_log()
+        if not any(words in log_text for words in DAMAGED):
+            return None
+        old = self.append_only_directory
+        new = old.with_name(f"{old.name}.damaged-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
+        try:
+            old.rename(new)
+        except OSError as error:
+            return f"its append-only file is damaged, and {old} cannot be renamed: {error.strerror}"
+        return (
+            f"its append-only file was damaged, as by a power cut, and is now {new}; it starts empty, and the"
+            " ledger has the mail published again"
+        )
 
     def stop(self, *, within_seconds: float = STOP_SECONDS) -> None:
         """End the server that this object started; its data stays."""
@@ -150,6 +200,17 @@ class EmbeddedBroker:
                 client.ping()
             except (redis.RedisError, OSError) as error:
                 raise BrokerUnavailable(f"the embedded broker does not answer on {self.socket}") from error
+
+    def _new_log(self) -> str:
+        """The end of what the server wrote since this was asked before: not the words of an earlier one."""
+        try:
+            with self.log_file.open("rb") as file:
+                before, size = self._log_read_bytes, file.seek(0, os.SEEK_END)
+                self._log_read_bytes = size
+                file.seek(max(min(before, size), size - LAST_WORDS_BYTES))
+                return file.read().decode(errors="replace")
+        except OSError:
+            return ""
 
     def _last_words(self) -> str:
         try:

@@ -25,6 +25,11 @@ async def _at_once() -> None:
     """A child that needs no waiting for."""
 
 
+def _nothing() -> str | None:
+    """A child whose end needs no looking into."""
+    return None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Child:
     """A process to keep running: its name in the log, its command line, what its environment adds."""
@@ -34,6 +39,8 @@ class Child:
     environment: Mapping[str, str] = field(default_factory=dict)
     ready: Callable[[], Awaitable[None]] = _at_once
     """Returns when the process serves; what is started after it waits for that."""
+    mend: Callable[[], str | None] = _nothing
+    """Called when the process has ended, before it starts again; returns what to tell of what it did."""
 
 
 class Running:
@@ -80,6 +87,8 @@ class Running:
             if time.monotonic() - started >= STEADY_SECONDS:
                 self._pause_seconds = FIRST_PAUSE_SECONDS
             self._tell(f"{end}; starts again in {self._pause_seconds:.1f} s")
+            if mended := self.child.mend():
+                self._tell(f"WARNING {mended}")
             await asyncio.sleep(self._pause_seconds)
             self._pause_seconds = min(self._pause_seconds * 2, LONGEST_PAUSE_SECONDS)
             self.restarts += 1

@@ -97,7 +97,8 @@ class _Up:
         async def ready() -> None:
             await asyncio.to_thread(broker.wait_until_ready)
 
-        return [Child(name="broker", command=broker.command(), ready=ready)]
+        command, mend = broker.command(), broker.set_damage_aside
+        return [Child(name="broker", command=command, ready=ready, mend=mend)]
 
     async def _broker_is_there(self) -> None:
         """Waits for a broker that is not ours: without it, workers would only complain."""

@@ -121,6 +121,19 @@ def test_it_can_be_killed_and_started_again_but_not_started_twice(start: Start, 
     assert not [line for line in third.said if "Traceback" in line]
 
 
+def test_a_power_cut_that_damaged_the_brokers_file_does_not_keep_it_from_starting(start: Start, folder: Path):
+    broker = EmbeddedBroker.of(load_settings(folder / "campaigns.toml", {}))
+    broker.start()
+    broker.stop()
+    (file,) = broker.append_only_directory.glob("*.incr.aof")
+    file.write_bytes(file.read_bytes() + bytes(512))
+    up = start()
+    assert "WARNING its append-only file was damaged" in up.until("append-only file")
+    up.until("ready:")
+    assert up.end(signal.SIGINT) == 0
+    assert not [line for line in up.said if "Traceback" in line]
+
+
 def test_it_waits_in_one_line_for_a_broker_that_is_not_there(start: Start, folder: Path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -65,12 +65,67 @@ def test_it_dies_with_its_parent_even_when_that_one_is_killed(directory):
     wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie")
 
 
-def test_a_file_that_it_cannot_read_is_said_so(directory):
+def with_data(directory):
     broker = EmbeddedBroker(socket=directory / "v.sock", directory=directory / "valkey")
     broker.start()
     with redis.Redis(unix_socket_path=str(broker.socket)) as client:
         client.set("key", "value")
     broker.stop()
+    return broker
+
+
+def set_aside(broker):
+    return list(broker.directory.glob("appendonlydir.damaged-*"))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "spoil"),
+    [
+        ("*.incr.aof", lambda content: content + bytes(512)),
+        ("*.incr.aof", lambda content: content + b"*1\r\n$5\r\nNOISE\r\n"),
+        ("*.base.rdb", lambda content: content[:-20]),
+    ],
+    ids=["zeros at the end", "no command", "a short base"],
+)
+def test_after_a_power_cut_that_damaged_its_file_it_starts_empty(directory, caplog, pattern, spoil):
+    broker = with_data(directory)
+    (file,) = (broker.directory / "appendonlydir").glob(pattern)
+    file.write_bytes(spoil(file.read_bytes()))
+    damaged = file.read_bytes()
+    broker.start()
+    with redis.Redis(unix_socket_path=str(broker.socket)) as client:
+        assert client.dbsize() == 0
+        client.set("key", "another")
+    (aside,) = set_aside(broker)
+    assert (aside / file.name).read_bytes() == damaged
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert str(aside) in record.getMessage() and "published again" in record.getMessage()
+    broker.kill()
+    broker.start()
+    with redis.Redis(unix_socket_path=str(broker.socket)) as client:
+        assert client.get("key") == b"another"
+    broker.stop()
+    assert set_aside(broker) == [aside]
+
+
+def test_no_other_failure_to_start_costs_the_file_not_even_after_one_of_that_kind(directory):
+    broker = with_data(directory)
+    with broker.log_file.open("a") as file:
+        file.write("1:M # Bad file format reading the append only file appendonly.aof.1.incr.aof\n")
+    broker.socket.mkdir()
+    with pytest.raises(BrokerError, match="did not start"):
+        broker.start()
+    broker.socket.rmdir()
+    broker.start()
+    with redis.Redis(unix_socket_path=str(broker.socket)) as client:
+        assert client.get("key") == b"value"
+    broker.stop()
+    assert set_aside(broker) == []
+
+
+def test_a_file_that_it_cannot_read_is_said_so(directory):
+    broker = with_data(directory)
     for file in (broker.directory / "appendonlydir").glob("*.manifest"):
         file.write_text("nonsense\n")
     began = time.monotonic()
