@@ -24,7 +24,7 @@ import email.policy
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -192,28 +192,39 @@ def _accepted_is_held(history: History) -> Iterator[Violation]:
 
 
 def _uncertain(history: History) -> Iterator[Violation]:
-    count = sum(delivery.state is State.UNCERTAIN for delivery in history.deliveries)
-    most = sum(fault.may_leave_uncertain for fault in history.faults)
-    if count > most:
-        yield Violation(property="U", what=f"{count} are uncertain, and faults explain {most}")
-    for delivery in history.deliveries:
-        commits = _commit_points(history, delivery.id)
-        if delivery.state is not State.UNCERTAIN:
-            continue
-        if delivery.fence not in {one.new_fence for one in commits}:
+    doubts = [delivery for delivery in history.deliveries if delivery.state is State.UNCERTAIN]
+    most = _explained(history.faults)
+    if len(doubts) > most:
+        yield Violation(property="U", what=f"{len(doubts)} are uncertain, and faults explain {most}")
+    near: Counter[frozenset[Fault]] = Counter()
+    for delivery in doubts:
+        doubt = history.doubt_of(delivery.id)
+        if doubt is None or delivery.fence != doubt[0].new_fence:
             yield _of(delivery, "U", "is uncertain, and never passed its commit point")
-        elif not any(_is_near(history, fault, delivery) for fault in history.faults):
+        elif faults := _near(history, *doubt):
+            near[faults] += 1
+        else:
             yield _of(delivery, "U", "is uncertain, and no fault was near that leaves any so")
+    for faults in near:
+        count = sum(n for others, n in near.items() if others <= faults)
+        if count > _explained(faults):
+            what = f"{count} are uncertain near faults that explain {_explained(faults)}"
+            yield Violation(property="U", what=what)
 
 
-def _is_near(history: History, fault: Fault, delivery: DeliverySeen) -> bool:
-    """Whether the fault was there, or nearly so, between the commit point and the moment of the doubt."""
-    doubt = history.doubt_of(delivery.id)
-    if doubt is None or not fault.may_leave_uncertain:
-        return False
-    commit, ended_at = doubt
-    healed_at = history.seen_at if fault.healed_at is None else fault.healed_at
-    return fault.began_at - _NEAR_SECONDS <= ended_at and commit.at <= healed_at + _NEAR_SECONDS
+def _explained(faults: Iterable[Fault]) -> int:
+    return sum(fault.may_leave_uncertain for fault in faults)
+
+
+def _near(history: History, commit: Change, ended_at: float) -> frozenset[Fault]:
+    """Those that were there, or nearly so, between this commit point and the moment of the doubt."""
+    return frozenset(
+        fault
+        for fault in history.faults
+        if fault.may_leave_uncertain
+        and fault.began_at - _NEAR_SECONDS <= ended_at
+        and commit.at <= (fault.healed_at or history.seen_at) + _NEAR_SECONDS
+    )
 
 
 def _late(history: History) -> Iterator[Violation]:

@@ -329,6 +329,14 @@ def _uncertain_at(committed: float, at: float) -> History:
     return replace(history, deliveries=rows, reports=reports, accepted=mails, seen_at=at + 1.0)
 
 
+def _one_more_is_uncertain(*faults: Fault) -> History:
+    """And these were the faults."""
+    chain = Chain(6).committed(12).to(State.UNCERTAIN, 13.0)
+    doubt = _report(6, "uncertain", 13.0, phase=None)
+    history = _failed_and_retried(chain, State.UNCERTAIN, doubt)
+    return replace(history, faults=faults)
+
+
 def _resent_and_then_the_first_dot(at: float) -> History:
     """The first attempt's dot comes so late, and its 250 counts: nobody has claimed the mail again."""
     chain = Chain(1).committed(10).to(State.UNCERTAIN, 11.0).to(P, 11.5, raises=1).to(State.SENT, 13.0)
@@ -410,6 +418,13 @@ BAD = {
                 Fault(kind="kill", began_at=10.0, healed_at=11.0),
                 Fault(kind="kill", began_at=100.0, healed_at=101.0, may_leave_uncertain=1),
             ],
+        ),
+    ),
+    "U: more near a fault than it explains, and it is another one that explains more": (
+        "U",
+        _one_more_is_uncertain(
+            Fault(kind="kill", began_at=10.0, healed_at=11.0, may_leave_uncertain=1),
+            Fault(kind="kill", began_at=100.0, healed_at=101.0, may_leave_uncertain=5),
         ),
     ),
     "L: long after the healing": ("L", _row(1, updated_at=16.5)),
@@ -610,6 +625,7 @@ SAYS = {
     "C: claimed for longer than any lease": "nothing wakes it",
     "U: long after the only fault": "no fault was near",
     "U: by a fault that leaves nobody so": "no fault was near",
+    "U: more near a fault than it explains, and it is another one that explains more": "near faults",
     "R: cancelled before its campaign was": "its campaign was not",
     "R: cancelled, and no campaign was": "its campaign was not",
     "R: suppressed, and nobody is on the list": "not on the list",
@@ -653,6 +669,13 @@ def test_who_was_resent_by_the_policy_and_is_refused_then_may_have_failed() -> N
     history = _failed_and_retried(chain, State.FAILED, *reports, mails=[_mail(6, at=10.5)])
     assert judge(_resending(history)) == []
     assert {one.property for one in judge(history)} == {"F", "H"}
+
+
+def test_as_many_may_be_uncertain_as_the_faults_near_explain() -> None:
+    both = Fault(kind="kill", began_at=10.0, healed_at=11.0, may_leave_uncertain=2)
+    late = Fault(kind="kill", began_at=19.0, healed_at=20.0, may_leave_uncertain=1)
+    assert "U" not in {one.property for one in judge(_one_more_is_uncertain(both))}
+    assert "U" not in {one.property for one in judge(_one_more_is_uncertain(late, *GOOD.faults))}
 
 
 def test_a_dot_that_came_in_time_is_no_stale_one_whenever_its_250_comes() -> None:
