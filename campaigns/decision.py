@@ -47,6 +47,7 @@ class Facts:
     `blocked`: those of the route taken off this sender or domain.
     `policy_domains`: by server, the recipient domains that refused this campaign's sender by policy there,
     since it began to run.
+    `deferred_since`: when it was first deferred since it was last made new; None: never, or nobody knows.
     `answered_since`: when a server first answered this mail with a fault of its own, if this one took other
     mail since; None where nobody knows.
     `attempts`: how often it was claimed (the fence); slows a mail that makes every server stumble.
@@ -58,6 +59,7 @@ class Facts:
     deferrals: int = 0
     attempts: int = 1
     first_attempt_at: float | None = None
+    deferred_since: float | None = None
     answered_since: float | None = None
     tried_by_policy: frozenset[str] = frozenset()
     blocked: frozenset[str] = frozenset()
@@ -139,9 +141,10 @@ def deferred(
 ) -> Decision:
     """The same server again, later: greylisting remembers who asked.
 
-    A domain that takes no more from this server for now gets none from it until then.
+    A domain that takes no more from this server for now gets none from it until then. The time to give up
+    begins with the first deferral: whatever held the mail back before is not the recipient's fault.
     """
-    if is_given_up(facts.first_attempt_at, delivery, now):
+    if is_given_up(facts.deferred_since, delivery, now):
         return failed()
     wait_seconds = max(backoff_seconds(facts.deferrals, delivery), classification.wait_seconds or 0.0)
     return Decision(

@@ -150,9 +150,10 @@ class Standing:
     async def facts(
         self, letter: Letter, claimed: Claimed, server: str, classification: Classification
     ) -> Facts:
-        """All that `decide` looks at; earlier policy refusals are unknown while the database is away."""
+        """All that `decide` looks at; what was before this attempt is unknown while the database is away."""
         fleet = self._fleet
         refusers, refused_domains = await self._policy_refusals(claimed, classification)
+        deferred_since = await self._deferred_since(claimed, classification)
         answered_since = await self._answered_since(claimed, server, classification)
         return Facts(
             server=server,
@@ -161,6 +162,7 @@ class Standing:
             deferrals=claimed.deferrals,
             attempts=claimed.fence,
             first_attempt_at=claimed.first_attempt_at,
+            deferred_since=deferred_since,
             answered_since=answered_since,
             tried_by_policy=refusers,
             blocked=fleet.blocked(letter.stream, letter.sender, claimed.domain),
@@ -181,6 +183,12 @@ class Standing:
         except DatabaseUnavailable:
             return frozenset(), {}
         return frozenset(refusers), domains
+
+    async def _deferred_since(self, claimed: Claimed, classification: Classification) -> float | None:
+        is_deferred_again = classification.outcome is Outcome.DEFERRED and claimed.deferrals > 0
+        if not is_deferred_again or not self._may_be_given_up(claimed):
+            return None
+        return await self._known(partial(self._fleet.ledger.deferred_since, claimed.delivery_id))
 
     async def _answered_since(
         self, claimed: Claimed, server: str, classification: Classification

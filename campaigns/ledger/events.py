@@ -49,6 +49,10 @@ SELECT DISTINCT a.server FROM attempt AS a JOIN delivery AS d ON d.id = a.delive
  WHERE a.delivery_id = :delivery_id AND a.finished_at >= d.first_attempt_at
    AND a.outcome IN ('policy', 'policy-message', 'policy-server-domain')
 """
+_DEFERRED_SINCE = """
+SELECT MIN(a.finished_at) FROM attempt AS a JOIN delivery AS d ON d.id = a.delivery_id
+ WHERE a.delivery_id = :delivery_id AND a.finished_at >= d.first_attempt_at AND a.outcome = 'deferred'
+"""
 _ANSWERED_SINCE = """
 SELECT MIN(a.finished_at) FROM attempt AS a JOIN delivery AS d ON d.id = a.delivery_id
  WHERE a.delivery_id = :delivery_id AND a.finished_at >= d.first_attempt_at
@@ -203,6 +207,13 @@ class Events(LedgerPart):
         with self.database.read() as connection:
             found = connection.execute(statement(_REFUSERS), {"delivery_id": delivery_id})
             return frozenset(found.scalars())
+
+    def deferred_since(self, delivery_id: int) -> float | None:
+        """When this delivery was first deferred since it was last made new; None: never."""
+        with self.database.read() as connection:
+            found = connection.execute(statement(_DEFERRED_SINCE), {"delivery_id": delivery_id})
+            since: float | None = found.scalar_one()
+            return since
 
     def answered_since(self, delivery_id: int, server: str) -> float | None:
         """When a server first answered this delivery with a fault of its own since it was last made new.

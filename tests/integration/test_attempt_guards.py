@@ -12,6 +12,7 @@ from sqlalchemy import text
 
 from campaigns.database import create_database
 from campaigns.demo.smtp_server import Misbehaviour, ScriptedSmtpServer
+from campaigns.errors import DatabaseUnavailable
 from campaigns.fleet import Fleet
 from campaigns.health import HealthBoard
 from campaigns.ledger import Claim, Ledger, Operation, Record
@@ -353,6 +354,43 @@ async def test_a_mail_that_a_server_answers_with_faults_is_given_up_if_the_serve
         server.script.set(broken)
     await tried_again(services, crowd)
     assert crowd.state() is (State.FAILED if is_well else State.PENDING)
+
+
+async def test_a_mail_that_was_held_back_for_days_is_not_given_up_at_its_first_deferral(
+    services: Services, server: ScriptedSmtpServer
+) -> None:
+    crowd = Crowd(services.ledger)
+    server.script.set(Misbehaviour(phase="rcpt", action="reply", reply="451 4.3.0 Not now"))
+    await tried_again(services, crowd)
+    days_go_by(services, crowd.ids[0])
+    server.script.clear()
+    server.script.set(Misbehaviour(phase="rcpt", action="reply", reply="450 4.2.0 Greylisted"))
+    for deferrals in (1, 2):
+        await tried_again(services, crowd)
+        assert (crowd.state(), crowd.row()["deferrals"]) == (State.PENDING, deferrals)
+    days_go_by(services, crowd.ids[0])
+    await tried_again(services, crowd)
+    assert crowd.state() is State.FAILED
+
+
+class _Forgetful(Ledger):
+    def deferred_since(self, delivery_id: int) -> float | None:
+        raise DatabaseUnavailable("away")
+
+
+async def test_nothing_is_given_up_while_the_database_is_away(
+    services: Services, server: ScriptedSmtpServer
+) -> None:
+    crowd = Crowd(services.ledger)
+    server.script.set(Misbehaviour(phase="rcpt", action="reply", reply="450 4.2.0 Greylisted"))
+    await tried_again(services, crowd)
+    days_go_by(services, crowd.ids[0])
+    services.standing._fleet.ledger.__class__ = _Forgetful
+    await tried_again(services, crowd)
+    assert (crowd.state(), crowd.row()["deferrals"]) == (State.PENDING, 2)
+    services.standing._fleet.ledger.__class__ = Ledger
+    await tried_again(services, crowd)
+    assert crowd.state() is State.FAILED
 
 
 @pytest.mark.parametrize("why", ["its breaker is open", "the operator closed it"])

@@ -69,10 +69,16 @@ def test_a_wait_is_jittered_and_never_shorter_than_asked_for() -> None:
 
 def test_a_deferred_mail_is_given_up_after_the_time_for_it() -> None:
     give_up = DELIVERY.give_up_after_seconds
-    late = facts(first_attempt_at=NOW - give_up, deferrals=7)
-    early = facts(first_attempt_at=NOW - give_up + 1, deferrals=7)
+    late = facts(deferred_since=NOW - give_up, deferrals=7)
+    early = facts(deferred_since=NOW - give_up + 1, deferrals=7)
     assert decided(known(Outcome.DEFERRED), late).to is State.FAILED
     assert decided(known(Outcome.DEFERRED), early).to is State.PENDING
+
+
+def test_a_mail_that_was_held_back_for_long_has_all_the_time_from_its_first_deferral() -> None:
+    held_back = facts(first_attempt_at=1.0)
+    decision = decided(known(Outcome.DEFERRED, Scope.RECIPIENT), held_back)
+    assert (decision.to, decision.deferral) == (State.PENDING, True)
 
 
 def test_an_unreachable_servers_mail_goes_to_the_other_at_once() -> None:
@@ -270,6 +276,7 @@ ANY_FACTS = st.builds(
     deferrals=st.integers(0, 1000),
     attempts=st.integers(1, 10**6),
     first_attempt_at=st.none() | st.floats(0, 2 * NOW),
+    deferred_since=st.none() | st.floats(0, 2 * NOW),
     answered_since=st.none() | st.floats(0, 2 * NOW),
     tried_by_policy=st.frozensets(NAMES),
     blocked=st.frozensets(NAMES),

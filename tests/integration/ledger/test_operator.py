@@ -264,6 +264,18 @@ def answered(crowd: Crowd, outcome: str, phase: str, code: int | None) -> float:
     return float(crowd.attempts()[-1]["finished_at"])
 
 
+def test_since_when_a_mail_is_deferred_is_known_until_it_is_made_new(ledger: Ledger) -> None:
+    crowd, other = Crowd(ledger), Crowd(ledger)
+    answered(other, "deferred", "rcpt", 450)
+    answered(crowd, "unreachable", "rcpt", 451)
+    assert ledger.deferred_since(crowd.ids[0]) is None
+    first = answered(crowd, "deferred", "rcpt", 450)
+    answered(crowd, "deferred", "dot", 451)
+    assert ledger.deferred_since(crowd.ids[0]) == first
+    crowd.set("first_attempt_at", ledger.now())
+    assert ledger.deferred_since(crowd.ids[0]) is None
+
+
 def test_since_when_a_server_answers_a_mail_with_faults_is_known_if_it_takes_others(ledger: Ledger) -> None:
     crowd, other = Crowd(ledger), Crowd(ledger)
     [delivery_id] = crowd.ids
