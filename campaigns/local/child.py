@@ -3,8 +3,9 @@
     python child.py PARENT_PID COMMAND [ARGUMENT ...]
 
 It is run as a file, not as a module, so that it costs a bare interpreter and none of our imports; then it
-becomes the command, under the same process id. SIGINT stays blocked in it: Ctrl-C in a terminal reaches the
-whole process group, and it is for the supervisor to say who ends, and when.
+becomes the command, under the same process id. SIGINT and SIGHUP stay blocked in it: Ctrl-C in a terminal and
+the terminal's end reach the whole process group, and it is for the supervisor to say who ends, and when. At
+SIGHUP a worker of Celery's would start itself again.
 """
 
 import os
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str]) -> None:
     """Bind this process to PARENT_PID and become the command."""
     parent, command = int(arguments[0]), list(arguments[1:])
     _die_with(parent)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         os.execvp(command[0], command)  # noqa: S606 - the supervisor's own command line, no shell
     except OSError as error:

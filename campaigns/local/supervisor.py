@@ -145,10 +145,12 @@ class Supervisor:
     ) -> None:
         """Call `before`, start everything, call `ready`, wait for SIGINT, SIGTERM or SIGHUP, end everything.
 
+        SIGINT and SIGHUP stay ignored where they are: `nohup`, and `&` in a script, mean it.
         Raises what these two or a child's `ready` raise, when everything has ended."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, self._asked_to_stop)
+            if number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN:
+                loop.add_signal_handler(number, self._asked_to_stop)
         try:
             await self._until_stopped(self._start(before, ready))
             await self._stop.wait()

@@ -154,17 +154,18 @@ async def test_a_second_signal_cuts_the_grace_short():
     assert watched.said.count("ending now") == 1
 
 
-async def test_ctrl_c_in_the_terminal_does_not_reach_the_children():
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+async def test_neither_ctrl_c_nor_the_end_of_the_terminal_reaches_the_children(number: signal.Signals):
     watched = Watched([Child(name="one", command=LONG)])
     pid = await watched.here()
-    os.kill(pid, signal.SIGINT)
+    os.kill(pid, number)
     os.kill(pid, 0)
     blocked = next(
         line.split()[1]
         for line in Path(f"/proc/{pid}/status").read_text().splitlines()
         if line.startswith("SigBlk")
     )
-    assert int(blocked, 16) & 1 << (signal.SIGINT - 1)
+    assert int(blocked, 16) & 1 << (number - 1)
     os.kill(os.getpid(), signal.SIGTERM)
     await asyncio.wait_for(watched.task, DEADLINE_SECONDS)
 
@@ -200,6 +201,22 @@ async def test_a_closed_terminal_ends_the_children_gracefully():
     pid = await watched.here()
     os.kill(os.getpid(), signal.SIGHUP)
     await asyncio.wait_for(watched.task, DEADLINE_SECONDS)
+    assert gone(pid)
+
+
+@pytest.mark.parametrize("name", ["HUP", "INT"])
+async def test_a_signal_that_is_ignored_at_the_start_stays_ignored_and_sigterm_ends_it(name: str):
+    ignoring = ["sh", "-c", f"trap '' {name}; exec \"$@\"", "sh", sys.executable, "-c", SUPERVISOR]
+    supervisor = subprocess.Popen(ignoring, stdout=subprocess.PIPE, text=True)
+    with supervisor:
+        assert supervisor.stdout is not None
+        pid = int(supervisor.stdout.readline())
+        os.kill(supervisor.pid, signal.Signals[f"SIG{name}"])
+        with pytest.raises(subprocess.TimeoutExpired):
+            supervisor.wait(0.5)
+        assert not gone(pid)
+        supervisor.terminate()
+        assert supervisor.wait(DEADLINE_SECONDS) == 0
     assert gone(pid)
 
 
