@@ -18,6 +18,17 @@ OUTAGE_SECONDS = float(os.environ.get("CAMPAIGNS_TEST_OUTAGE_SECONDS", "8"))
 BACK_AT_WORK_SECONDS = 15
 
 
+AWAY = "the database does not answer"
+BROKER_LOST = "Connection to broker lost"
+
+
+def _is_noticed(trial: Trial, words: str) -> None:
+    """A fault must be met to count: each worker writes so."""
+    logs = trial.directory.glob("worker-*.log")
+    unmoved = [log.name for log in logs if words not in log.read_text(errors="replace")]
+    assert not unmoved, f"{unmoved} did not notice\n{trial.logs()}"
+
+
 def _sends_again_within(trial: Trial, seconds: float) -> None:
     sent = trial.count("spring", State.SENT)
     patiently(lambda: trial.count("spring", State.SENT) > sent, seconds=seconds, what=trial.logs)
@@ -35,6 +46,7 @@ def test_work_goes_on_when_a_killed_database_is_back(new_trial: Trials, own_post
         accepted = trial.accepted_count()
         time.sleep(OUTAGE_SECONDS)
         assert trial.accepted_count() == accepted, "nothing is sent that could not be recorded"
+        _is_noticed(trial, AWAY)
         own_postgres.start()
     trial.database.close()  # our own connections are dead, too
     _sends_again_within(trial, BACK_AT_WORK_SECONDS)
@@ -81,6 +93,7 @@ def test_work_goes_on_when_a_locked_database_is_free_again(trial: Trial) -> None
     patiently(lambda: trial.count("spring", State.SENT) >= 200, what=trial.logs)
     with trial.outage("locked", "database"), _locked(trial):
         time.sleep(15)
+        _is_noticed(trial, AWAY)
     _sends_again_within(trial, BACK_AT_WORK_SECONDS)
     trial.verdict()
     assert trial.states("spring") == {State.SENT: len(emails)}
@@ -94,6 +107,7 @@ def test_work_goes_on_when_the_broker_is_back(trial: Trial) -> None:
     with trial.outage("killed", "broker"):
         trial.broker.kill()
         time.sleep(OUTAGE_SECONDS)
+        _is_noticed(trial, BROKER_LOST)
         trial.broker.start()
     _sends_again_within(trial, BACK_AT_WORK_SECONDS)
     trial.verdict()
