@@ -53,8 +53,9 @@ _DRAIN_SECONDS = 5.0
 """What was held back on the way to a server has come to it so soon after the healing."""
 _ANSWERS_THE_MAIL = frozenset({Phase.MAIL, Phase.RCPT, Phase.DATA, Phase.BODY, Phase.DOT})
 """Before that nothing was said of the recipient or the mail."""
-_UNFIT = (f"{Phase.MAIL} {Cause.RENDER}", f"{Phase.MAIL} {Cause.SIZE}")
-_UNFIT_FOR_THIS_SERVER = f"{Phase.MAIL} {Cause.UTF8}"
+_AFTER_THE_SENDER = _ANSWERS_THE_MAIL - {Phase.MAIL}
+_UNFIT = f"{Phase.MAIL} {Cause.RENDER}"
+_UNFIT_FOR_THIS_SERVER = (f"{Phase.MAIL} {Cause.UTF8}", f"{Phase.MAIL} {Cause.SIZE}")
 """How an attempt words that it did not ask the server at all."""
 _AT_REST = frozenset({Status.DRAFT, Status.SCHEDULED, Status.PAUSED})
 
@@ -278,23 +279,45 @@ def _was_on_the_list(history: History, delivery: DeliverySeen) -> bool:
 
 
 def _is_reason_to_fail(history: History, delivery: DeliverySeen, report: Report) -> bool:
-    """A refusal, also of our own where a letter cannot be rendered; or it was tried for long enough."""
+    """A refusal, also of our own where a letter cannot be rendered; or it was tried for long enough.
+
+    Long enough is for `give_up_after`, from the first deferral on, or from the first answer of a server that
+    took other mail meanwhile.
+    """
     if report.outcome == "rejected":
         is_refused = report.code in range(500, 600) and report.phase in _ANSWERS_THE_MAIL
-        return is_refused or _is_unfit(report, *_UNFIT)
+        return is_refused or _is_unfit(report, _UNFIT)
     if report.outcome.startswith("policy"):
-        return report.code in range(400, 600) or _is_unfit(report, _UNFIT_FOR_THIS_SERVER)
+        return report.code in range(400, 600) or _is_unfit(report, *_UNFIT_FOR_THIS_SERVER)
     changes = history.changes_of.get(delivery.id, [])
     retried = max((change.new_fence for change in changes if change.is_operators_retry), default=0)
+    own = [one for one in history.reports_of[delivery.id] if retried < one.fence <= report.fence]
     if report.outcome == "crashed":
-        reports = history.reports_of[delivery.id]
-        crashes = sum(one.outcome == "crashed" and one.fence > retried for one in reports)
-        return crashes >= history.max_crashes
+        return sum(one.outcome == "crashed" for one in own) >= history.max_crashes
     if report.outcome == "deferred":
-        claims = [one.at for one in changes if one.new_state is State.CLAIMED and one.new_fence > retried]
-        tried_seconds = report.at - min(claims, default=report.at)
-        return tried_seconds >= history.give_up_after_seconds - _CLOCK_SECONDS
+        return _since_the_first(own, report) >= history.give_up_after_seconds - _CLOCK_SECONDS
+    if report.outcome == "unreachable" and _is_answered(report):
+        tried_seconds = _since_the_first([one for one in own if _is_answered(one)], report)
+        is_long = tried_seconds >= history.give_up_after_seconds - _CLOCK_SECONDS
+        return is_long and _took_other_mail(history, report, report.at - tried_seconds)
     return False
+
+
+def _since_the_first(reports: Iterable[Report], last: Report) -> float:
+    """The seconds since the first report like this one; of a first one none have passed."""
+    return last.at - min((one.at for one in reports if one.outcome == last.outcome), default=last.at)
+
+
+def _is_answered(report: Report) -> bool:
+    """The server was reached, and would not have this mail."""
+    return report.code is not None and report.phase in _ANSWERS_THE_MAIL - {Phase.MAIL}
+
+
+def _took_other_mail(history: History, report: Report, since: float) -> bool:
+    return any(
+        one.outcome == "sent" and one.server == report.server and since < one.at <= report.at
+        for one in history.reports
+    )
 
 
 def _is_unfit(report: Report, *words: str) -> bool:

@@ -241,6 +241,17 @@ def _failed(outcome: str, **changes: Any) -> History:
     return replace(GOOD, reports=[*reports, _report(6, outcome, 13.0, **{"phase": "rcpt", **changes})])
 
 
+def _tried_twice(first: str, last: str = "", **changes: Any) -> History:
+    """The one that is failed was tried twice, with these outcomes."""
+    server = changes.get("server", ONE)
+    chain = Chain(6).claimed(9.8, server).to(P, 10.0).claimed(12.8, server).to(State.FAILED, 13.0)
+    reports = [
+        _report(6, outcome, at, fence=fence, **{"phase": "rcpt", **changes})
+        for outcome, at, fence in [(first, 10.0, 1), (last or first, 13.0, 2)]
+    ]
+    return _failed_and_retried(chain, State.FAILED, *reports)
+
+
 def _retried() -> Chain:
     """Past its commit point it failed, and the operator had it tried again."""
     return Chain(6).committed(12.1).to(State.FAILED, 12.4).to(P, 12.5, raises=1)
@@ -436,6 +447,19 @@ BAD = {
     "L: pending, and due": ("L", _row(7, state=P, next_attempt_at=19.0, deferrals=1)),
     "L: pending for no recipient's sake": ("L", _row(7, state=P, next_attempt_at=99.0)),
     "R: failed, as its server could not be reached": ("R", _failed("unreachable", phase="connect")),
+    "R: failed, as its server could not be reached for long": (
+        "R",
+        replace(_failed("unreachable", phase="connect"), give_up_after_seconds=2.5),
+    ),
+    "R: failed, as its server went away at RCPT": (
+        "R",
+        replace(_failed("unreachable", code=None), give_up_after_seconds=2.5),
+    ),
+    "R: failed, as its server was busy at MAIL for long": (
+        "R",
+        replace(_failed("unreachable", phase="mail", code=451), give_up_after_seconds=2.5),
+    ),
+    "R: failed, as its server told of a fault once": ("R", _failed("unreachable", code=451)),
     "R: failed, as it was deferred once": ("R", _failed("deferred")),
     "R: failed over one worker": ("R", _failed("crashed", phase=None)),
     "R: failed, as it was stopped": ("R", _failed("stopped")),
@@ -469,6 +493,22 @@ BAD = {
     "R: suppressed before they were on the list": (
         "R",
         replace(GOOD, suppressions=dict.fromkeys(GOOD.suppressions, 99.0)),
+    ),
+    "R: failed at its first deferral, long after its first attempt": (
+        "R",
+        replace(_tried_twice("unreachable", "deferred", code=451), give_up_after_seconds=4.0),
+    ),
+    "R: failed, as it was deferred for some time": (
+        "R",
+        replace(_tried_twice("deferred"), give_up_after_seconds=6.0),
+    ),
+    "R: failed, as its server was not reached for long": (
+        "R",
+        replace(_tried_twice("unreachable", phase="connect"), give_up_after_seconds=4.0),
+    ),
+    "R: failed, as a server answered nobody well for long": (
+        "R",
+        replace(_tried_twice("unreachable", server="third", code=451), give_up_after_seconds=4.0),
     ),
     "R: failed by nobody": ("R", _without_report(6, "rejected")),
     "K: a commit point before it was sent": (
@@ -711,7 +751,7 @@ def test_a_refusal_is_reason_enough_to_fail(outcome: str, phase: str) -> None:
     ("outcome", "reply"),
     [
         ("rejected", "mail render: the field 'name' is missing"),
-        ("rejected", "mail size: the message has 9 octets, the server takes 8"),
+        ("policy-message", "mail size: the message has 9 octets, the server takes 8"),
         ("policy-message", "mail utf8: the server does not support SMTPUTF8"),
     ],
 )
@@ -720,7 +760,12 @@ def test_so_is_a_letter_that_is_not_fit_to_be_sent(outcome: str, reply: str) -> 
 
 
 def test_who_was_deferred_for_long_enough_may_fail() -> None:
-    assert judge(replace(_failed("deferred"), give_up_after_seconds=2.5)) == []
+    assert judge(replace(_tried_twice("deferred"), give_up_after_seconds=4.0)) == []
+
+
+def test_so_may_who_was_answered_with_a_fault_by_a_server_that_took_others() -> None:
+    answered = _tried_twice("unreachable", server=TWO, code=451)
+    assert judge(replace(answered, give_up_after_seconds=4.0)) == []
 
 
 def test_who_cost_too_many_workers_may_fail() -> None:
