@@ -146,11 +146,11 @@ def after_the_dot(result: SmtpResult) -> Classification:
 
 
 def by_fault(fault: Fault) -> Classification:
-    if fault is Fault.UTF8:
+    if fault in {Fault.UTF8, Fault.SIZE}:
         # Another server may be able to carry it, so it is handled like a refusal of our configuration.
-        return judged(Outcome.POLICY, Scope.MESSAGE, "fault-utf8")
-    if fault in {Fault.SIZE, Fault.RENDER}:
-        return judged(Outcome.REJECTED, Scope.MESSAGE, f"fault-{fault}")
+        return judged(Outcome.POLICY, Scope.MESSAGE, f"fault-{fault}")
+    if fault is Fault.RENDER:
+        return judged(Outcome.REJECTED, Scope.MESSAGE, "fault-render")
     if fault is Fault.INTERNAL:
         # Neither the server's fault nor, surely, the recipient's: later again, until it is given up.
         return judged(Outcome.DEFERRED, Scope.MESSAGE, "fault-internal")
@@ -245,7 +245,7 @@ ENHANCED_STATUS: Mapping[tuple[int, int | None], Meaning] = {
     (3, 1): SERVER,
     (3, 2): Meaning(Outcome.DEFERRED, Outcome.UNREACHABLE, Scope.SERVER),
     (3, 3): MESSAGE,
-    (3, 4): MESSAGE,
+    (3, 4): Meaning(Outcome.DEFERRED, Outcome.POLICY, Scope.MESSAGE),
     (3, 5): SERVER,
     (3, 0): Meaning(Outcome.UNREACHABLE, None, Scope.SERVER),
     (4, None): RECIPIENT,

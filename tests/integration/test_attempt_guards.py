@@ -393,6 +393,18 @@ async def test_nothing_is_given_up_while_the_database_is_away(
     assert crowd.state() is State.FAILED
 
 
+async def test_a_mail_that_no_server_is_big_enough_for_fails_and_blames_nobody(
+    services: Services, server: ScriptedSmtpServer
+) -> None:
+    crowd = Crowd(services.ledger)
+    crowd.queue()
+    server.announce(["SIZE 100"])
+    await attempt_of(services, crowd).run()
+    assert crowd.state() is State.FAILED
+    assert [one["outcome"] for one in crowd.attempts()] == ["policy-message"]
+    assert services.standing._fleet.blocked("promotional", "news@example.org", "example.com") == frozenset()
+
+
 @pytest.mark.parametrize("why", ["its breaker is open", "the operator closed it"])
 async def test_a_server_that_takes_no_mail_is_asked_nothing(
     services: Services, server: ScriptedSmtpServer, why: str

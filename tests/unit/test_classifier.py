@@ -147,7 +147,7 @@ def test_a_fault_before_the_dot_is_the_servers(phase: Phase, fault: Fault) -> No
 @pytest.mark.parametrize(
     ("fault", "outcome"),
     [
-        (Fault.SIZE, Outcome.REJECTED),
+        (Fault.SIZE, Outcome.POLICY),
         (Fault.RENDER, Outcome.REJECTED),
         (Fault.UTF8, Outcome.POLICY),
         (Fault.INTERNAL, Outcome.DEFERRED),
@@ -196,6 +196,27 @@ def test_a_refused_mail_from_is_never_the_recipients_fault(line: str) -> None:
 def test_a_command_that_is_not_understood_is_the_servers_fault(phase: str, line: str) -> None:
     found = judge(phase, line)
     assert (found.outcome, found.counts_against_server) == (Outcome.UNREACHABLE, True)
+
+
+@pytest.mark.parametrize("line", ["552 5.3.4 Message too big", "552 Message size exceeds fixed limit"])
+@pytest.mark.parametrize("phase", ["mail", "data", "body", "dot"])
+def test_a_mail_that_is_too_big_for_one_server_may_be_small_enough_for_another(phase: str, line: str) -> None:
+    found = judge(phase, line)
+    assert (found.outcome, found.scope) == (Outcome.POLICY, Scope.MESSAGE)
+    assert not found.counts_against_server
+
+
+@pytest.mark.parametrize(
+    ("line", "scope"),
+    [
+        ("552 5.2.3 Message size exceeds the limit", Scope.MESSAGE),
+        ("552 5.2.2 message too big", Scope.RECIPIENT),
+        ("552 mailbox size limit exceeded", Scope.RECIPIENT),
+    ],
+)
+def test_a_mail_that_is_too_big_for_its_mailbox_is_so_through_every_server(line: str, scope: Scope) -> None:
+    found = judge("dot", line)
+    assert (found.outcome, found.scope) == (Outcome.REJECTED, scope)
 
 
 PARAMETERS = ["501 malformed address", "501 5.5.4 no", "504 need fully-qualified address", "555 5.5.2 syntax"]
@@ -322,7 +343,8 @@ def test_a_452_is_never_final() -> None:
         ("body", "552 unheard of", "rejected", "message"),
         ("rcpt", "550 5.2.2 unheard of", "rejected", "recipient"),
         ("rcpt", "450 4.2.2 unheard of", "deferred", "recipient"),
-        ("dot", "552 5.3.4 unheard of", "rejected", "message"),
+        ("dot", "552 5.3.4 unheard of", "policy", "message"),
+        ("dot", "552 5.2.3 unheard of", "rejected", "message"),
         ("rcpt", "452 4.5.3 unheard of", "full", "server"),
         ("rcpt", "451 4.3.0 unheard of", "unreachable", "server"),
         ("rcpt", "530 5.7.0 unheard of", "unreachable", "server"),

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from campaigns.classifier import Classification, Outcome, Scope, classify
 from campaigns.decision import Decision, Facts, decide
-from campaigns.reply import Stop
+from campaigns.reply import Fault, Phase, Reply, SmtpResult, Stop
 from campaigns.settings import Delivery
 from campaigns.states import LEGAL, State
 from tests.unit.strategies import REPEATABLE, results
@@ -222,6 +222,21 @@ def test_a_mail_that_needs_utf8_goes_to_a_server_that_may_have_it_and_blocks_non
     assert decision == Decision(to=State.QUEUED, to_server="secondary", task_state="retry")
     tried = facts(tried_by_policy=frozenset({"secondary"}))
     assert decided(known(Outcome.POLICY, Scope.MESSAGE), tried).to is State.FAILED
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        SmtpResult(phase=Phase.MAIL, fault=Fault.SIZE),
+        SmtpResult(phase=Phase.MAIL, reply=Reply.parse(552, "5.3.4 Message size exceeds fixed limit")),
+        SmtpResult(phase=Phase.DOT, reply=Reply.parse(552, "5.3.4 Message too big"), dot_sent=True),
+    ],
+)
+def test_a_mail_that_is_too_big_for_one_server_is_tried_through_the_other_once(result: SmtpResult) -> None:
+    decision = decided(classify(result), facts())
+    assert decision == Decision(to=State.QUEUED, to_server="secondary", task_state="retry")
+    tried = facts(tried_by_policy=frozenset({"secondary"}))
+    assert decided(classify(result), tried) == Decision(to=State.FAILED, task_state="failure")
 
 
 @pytest.mark.parametrize("scope", [Scope.MESSAGE, Scope.SERVER_DOMAIN])
