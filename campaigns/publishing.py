@@ -38,6 +38,7 @@ __all__ = [
     "publish_deliveries",
     "queue_keys",
     "queue_name",
+    "ready_count",
 ]
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,8 @@ PRIORITY_STEPS = [0, 3, 6, 9]
 _URGENT, _ORDINARY = 0, 3
 _SEPARATOR = "\x06\x16"
 _BATCH = 1000
+_NOT_FOUND = "404"
+"""AMQP's reply to the passive declaration of a queue that is not there."""
 _SLUG = re.compile(r"[^A-Za-z0-9_-]+")
 
 
@@ -88,6 +91,21 @@ def publish_deliveries(app: Celery, deliveries: Sequence[QueuedDelivery], *, ahe
         _push(app, _grouped(deliveries), ahead=ahead)
     else:
         _publish(app, deliveries)
+
+
+def ready_count(app: Celery, server: str) -> int:
+    """How many messages the server's queue holds for its readers, as any broker tells; 0 without a queue.
+
+    What a reader has in hand is not among them. Raises BrokerUnavailable.
+    """
+    with _connection(app) as connection:
+        try:
+            declared = connection.default_channel.queue_declare(queue_name(server), passive=True)
+        except connection.channel_errors as error:
+            if str(getattr(error, "reply_code", None)) != _NOT_FOUND:
+                raise
+            return 0
+        return int(declared.message_count)
 
 
 def nudge(app: Celery) -> bool:
@@ -267,6 +285,12 @@ def _send(app: Celery, producer: Any, message: Any, *, queue: str, priority: int
 
 @contextmanager
 def _producer(app: Celery) -> Iterator[Any]:
+    with _connection(app) as connection, app.amqp.Producer(connection, auto_declare=False) as producer:
+        yield producer
+
+
+@contextmanager
+def _connection(app: Celery) -> Iterator[Any]:
     connection = app.connection_for_write(connect_timeout=1)
     errors: tuple[type[BaseException], ...] = (
         OperationalError,
@@ -278,8 +302,7 @@ def _producer(app: Celery) -> Iterator[Any]:
         with connection:
             # Left to the producer, it would be tried for ever.
             connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
-            with app.amqp.Producer(connection, auto_declare=False) as producer:
-                yield producer
+            yield connection
     except errors as error:
         where = address(app.conf.broker_url)
         raise BrokerUnavailable(f"the broker at {where} cannot be reached: {error}") from error

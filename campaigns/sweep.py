@@ -16,6 +16,7 @@ from campaigns.errors import BrokerError
 from campaigns.fleet import READER_SECONDS, Fleet
 from campaigns.ledger import Ledger, QueuedDelivery
 from campaigns.moved_mail import MovedMail
+from campaigns.publishing import ready_count
 from campaigns.queues import publish_deliveries
 from campaigns.settings import Settings
 from campaigns.states import Status
@@ -189,20 +190,34 @@ class Sweeper:
             patience = SUSPICIOUS_SECONDS if self._is_short(server, count, held) else QUEUED_SECONDS
             stale = self._ledger.stale_queued(server, patience, CHUNK)
             if stale:
-                self._republish(server, stale)
+                self._republish(server, count, stale)
 
     def _is_short(self, server: str, queued: int, held: int | None) -> bool:
         """Whether the broker surely holds too few messages: a flush, or a restart without its file."""
         waiting = waiting_count(self._app, server)
         return held is not None and waiting is not None and queued > waiting + held
 
-    def _republish(self, server: str, stale: Sequence[QueuedDelivery]) -> None:
+    def _republish(self, server: str, queued: int, stale: Sequence[QueuedDelivery]) -> None:
         waiting = waiting_deliveries(self._app, server)
-        lost = [delivery for delivery in stale if waiting is None or delivery.delivery_id not in waiting]
+        if waiting is None:
+            stale = lost = self._oldest_missing(server, queued, stale)
+        else:
+            lost = [delivery for delivery in stale if delivery.delivery_id not in waiting]
         self._ledger.touch_queued([delivery.delivery_id for delivery in stale])
         if lost:
             log.warning("lost messages are published again", extra={"server": server, "count": len(lost)})
             publish_deliveries(self._app, lost)
+
+    def _oldest_missing(
+        self, server: str, queued: int, stale: Sequence[QueuedDelivery]
+    ) -> Sequence[QueuedDelivery]:
+        """Of a queue that can only be counted: as many as are missing, so that it never grows without end.
+
+        They may be others than those that are lost. But what is there is read and goes, what is published
+        again is the youngest, and what is lost stays: it becomes the oldest, and the queue is short of it.
+        """
+        missing = queued - ready_count(self._app, server)
+        return stale[: max(missing, 0)]
 
     def _publish(self, deliveries: Sequence[QueuedDelivery]) -> None:
         try:

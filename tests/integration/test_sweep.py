@@ -15,7 +15,7 @@ from campaigns.fleet import Fleet
 from campaigns.health import HealthBoard
 from campaigns.ledger import Ledger
 from campaigns.local.broker import EmbeddedBroker
-from campaigns.publishing import publish_deliveries
+from campaigns.publishing import publish_deliveries, ready_count
 from campaigns.queues import create_app
 from campaigns.settings import Settings, load_settings
 from campaigns.states import State, Status
@@ -186,6 +186,68 @@ def test_only_what_the_broker_lost_is_published_again(bench: Bench) -> None:
         messages = sum(client.llen(key) for key in client.scan_iter("smtp.primary*"))
     assert messages == 10, "six that were there, four again"
     assert bench.waiting("primary") == set(crowd.ids)
+
+
+class Counted:
+    """A broker that tells of a queue no more than how much is in it, as RabbitMQ does."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.app = create_app(bench.settings.model_copy(update={"broker": "amqp://h//"}))
+        self.app.conf.broker_url = "memory://"
+        self.sweeper = Sweeper(bench.ledger, self.app, bench.settings, bench.fleet)
+
+    def count(self) -> int:
+        return ready_count(self.app, "primary")
+
+    def read_all(self) -> list[int]:
+        with self.app.connection_for_write() as connection:
+            channel = connection.default_channel
+            messages = [channel.basic_get("smtp.primary", no_ack=True) for _ in range(self.count())]
+            return [json.loads(message.body)[1]["delivery"] for message in messages]
+
+
+@pytest.fixture
+def counted(bench: Bench) -> Iterator[Counted]:
+    made = Counted(bench)
+    yield made
+    with made.app.connection_for_write() as connection:
+        connection.default_channel.queue_delete("smtp.primary")
+
+
+def test_a_queue_that_can_only_be_counted_does_not_grow(bench: Bench, counted: Counted) -> None:
+    crowd = Crowd(bench.ledger, 10)
+    crowd.queue("primary")
+    publish_deliveries(counted.app, bench.ledger.queued_of(crowd.campaign_id))
+    for _ in range(3):
+        crowd.set("queued_at", 1.0)
+        counted.sweeper.run_once()
+        assert counted.count() == 10
+
+
+def test_what_a_queue_that_can_only_be_counted_lost_is_published_again(
+    bench: Bench, counted: Counted
+) -> None:
+    crowd = Crowd(bench.ledger, 10)
+    crowd.queue("primary")
+    crowd.set("queued_at", 1.0)
+    *kept, _, _, _ = bench.ledger.queued_of(crowd.campaign_id)
+    publish_deliveries(counted.app, kept)
+    counted.sweeper.run_once()
+    assert counted.count() == 10, "as many as are missing, although not those"
+    read = set(counted.read_all())
+    assert read == set(crowd.ids[:7])
+    crowd.claim("primary", sorted(read))
+    counted.sweeper.run_once()
+    assert counted.read_all() == crowd.ids[7:]
+
+
+def test_a_queue_that_is_not_there_is_filled_again(bench: Bench, counted: Counted) -> None:
+    crowd = Crowd(bench.ledger, 10)
+    crowd.queue("primary")
+    crowd.set("queued_at", 1.0)
+    assert counted.count() == 0
+    counted.sweeper.run_once()
+    assert counted.read_all() == crowd.ids
 
 
 def test_what_was_published_again_has_its_time_again(bench: Bench) -> None:
