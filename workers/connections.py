@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from campaigns.reply import Phase, SmtpResult, Stop
 from workers.crowding import Crowding, is_too_many
 from workers.deadlines import Deadlines
+from workers.host import Host
 from workers.smtp import SmtpConnection, SmtpFailure
 from workers.wait import Wait
 
@@ -53,6 +54,7 @@ class ConnectionPool:
         dot_grace_seconds: float = _DOT_GRACE_SECONDS,
     ) -> None:
         self._server = server
+        self._host = Host(server.host, server.port)
         self._deadlines = deadlines
         self._size = size
         self._clock = clock
@@ -209,7 +211,9 @@ class ConnectionPool:
         began = self._clock()
         while True:
             try:
-                connection = await SmtpConnection.open(self._server, self._deadlines, wait=wait)
+                connection = await SmtpConnection.open(
+                    self._server, self._deadlines, wait=wait, host=self._host
+                )
             except SmtpFailure as failure:
                 if self._is_closed or not is_too_many(failure.result):
                     raise

@@ -24,6 +24,7 @@ from campaigns.reply import Fault, Phase, Reply, SmtpResult, Stop, redact
 from workers.deadlines import Deadlines
 from workers.dialogue import Dialogue
 from workers.envelope import Envelope
+from workers.host import Host
 from workers.transaction import STALE, Transaction
 from workers.wait import Wait
 
@@ -77,13 +78,15 @@ class SmtpConnection:
         local_hostname: str | None = None,
         *,
         wait: Wait | None = None,
+        host: Host | None = None,
     ) -> SmtpConnection:
         """Connect, greet, secure, authenticate. Raises SmtpFailure.
 
         `local_hostname`: what EHLO says; left out, this machine's name, or its address if that has no domain.
-        `wait` is told what is waited for.
+        `wait` is told what is waited for. `host`: the server's, so that all its connections share a lookup.
         """
-        opening = _Opening(server, deadlines, local_hostname, wait or Wait())
+        host = host or Host(server.host, server.port)
+        opening = _Opening(server, deadlines, local_hostname, wait or Wait(), host)
         client = await opening.run()
         transport = cast(asyncio.Transport, client.transport)
         _tune(transport, deadlines)
@@ -171,9 +174,12 @@ class SmtpConnection:
 class _Opening:
     """The steps up to a connection that takes mail; `phase` says which one it is at."""
 
-    def __init__(self, server: Server, deadlines: Deadlines, local_hostname: str | None, wait: Wait) -> None:
+    def __init__(
+        self, server: Server, deadlines: Deadlines, local_hostname: str | None, wait: Wait, host: Host
+    ) -> None:
         self.phase = Phase.CONNECT
         self._wait = wait
+        self._host = host
         self._server = server
         self._deadlines = deadlines
         self._hostname = local_hostname or _machine_name()
@@ -212,7 +218,7 @@ class _Opening:
 
     async def _steps(self, client: aiosmtplib.SMTP) -> None:
         self._begin(Phase.CONNECT)
-        await client.connect(timeout=self._deadlines.connect_seconds)
+        await self._connect(client)
         await self._greet(client)
         if self._server.tls == "starttls":
             self._begin(Phase.STARTTLS)
@@ -223,6 +229,14 @@ class _Opening:
         if self._server.username:
             self._begin(Phase.AUTH)
             await self._authenticate(client)
+
+    async def _connect(self, client: aiosmtplib.SMTP) -> None:
+        """The name that a certificate must have is the server's, whatever address it has."""
+        seconds = self._deadlines.connect_seconds
+        if self._host.is_literal:
+            await client.connect(timeout=seconds)
+        else:
+            await client.connect(timeout=seconds, port=None, sock=await self._host.connect(seconds))
 
     async def _greet(self, client: aiosmtplib.SMTP) -> None:
         self._begin(Phase.EHLO)
