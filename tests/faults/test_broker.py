@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
+from campaigns.publishing import queue_keys, queue_name
 from campaigns.states import State
 from tests.acceptance.place import addresses
 from tests.faults.proxy import BOTH, TO_CLIENT, TO_SERVER, BadNetwork
@@ -15,6 +17,8 @@ from tests.faults.trial import PATIENCE_SECONDS, Trial, Trials, patiently
 from tests.faults.valkey import Valkey
 
 slow = pytest.mark.slow
+LOST = "Connection to broker lost"
+"""What a worker writes, once for each time that its connection breaks."""
 
 
 @pytest.fixture
@@ -55,6 +59,8 @@ def test_a_full_broker_is_waited_out(tcp_trial: Trial, valkey: Valkey) -> None:
         client.config_set("maxmemory", 1)
         time.sleep(6)
         client.config_set("maxmemory", 0)
+        refused = client.info("errorstats").get("errorstat_OOM", {}).get("count", 0)
+        assert refused >= 1, "the fault was met"
     _all_are_sent(tcp_trial, emails)
 
 
@@ -85,6 +91,7 @@ def test_a_broker_that_is_killed_twice(tcp_trial: Trial, valkey: Valkey, with_fi
             time.sleep(pause_seconds)
             valkey.start()
             time.sleep(2.0)
+    assert tcp_trial.logs(100_000).count(LOST) >= len(tcp_trial.workers), "the fault was met"
     _all_are_sent(tcp_trial, emails)
 
 
@@ -92,10 +99,24 @@ def test_a_broker_that_is_killed_twice(tcp_trial: Trial, valkey: Valkey, with_fi
 def test_a_broker_that_is_flushed_again_and_again(tcp_trial: Trial, valkey: Valkey) -> None:
     emails = _under_way(tcp_trial, 1_500)
     with tcp_trial.outage_on_the_way("spring", "flushed", "broker"), valkey.client() as client:
+        flushed = 0
         for _ in range(6):
-            client.flushall()
+            flushed += _flush(client)
             time.sleep(0.7)
+        assert flushed >= 1, "the fault was met"
     _all_are_sent(tcp_trial, emails)
+
+
+def _flush(client: redis.Redis) -> int:
+    """How many messages it had: those that waited, and those in the hands of workers."""
+    pipeline = client.pipeline(transaction=True)
+    for server in ("primary", "secondary"):
+        for key in queue_keys(queue_name(server)):
+            pipeline.llen(key)
+    pipeline.hlen("unacked")
+    pipeline.flushall()
+    *counts, _ = pipeline.execute()
+    return sum(counts)
 
 
 @pytest.fixture

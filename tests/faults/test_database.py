@@ -19,6 +19,8 @@ from tests.postgres import PostgresServer, postgres_server
 
 slow = pytest.mark.slow
 OUTAGE_SECONDS = 8.0
+AWAY = "the database does not answer"
+"""What a worker writes that cannot reach it, or write to it."""
 
 
 @pytest.fixture
@@ -107,6 +109,7 @@ def test_a_database_that_takes_no_writes_is_waited_for(
         accepted = trial.accepted_count()
         time.sleep(OUTAGE_SECONDS)
         assert trial.accepted_count() == accepted, "nothing is sent that could not be recorded"
+        assert AWAY in trial.logs(100_000), "the fault was met"
         _configure(own_postgres, "default_transaction_read_only = off")
     _all_are_sent(trial, emails)
 
@@ -128,6 +131,7 @@ def test_a_database_that_crashes_at_once_after_its_start_again(
             time.sleep(pause_seconds)
             own_postgres.start()
         trial.database.close()  # our own connections are dead, too
+    assert AWAY in trial.logs(100_000), "the fault was met"
     _all_are_sent(trial, emails)
 
 
@@ -161,7 +165,7 @@ def _fill(disk: Path) -> Path:
 
 def _full_for_a_while(trial: Trial, disk: Path) -> None:
     filler = _fill(disk)
-    patiently(lambda: "the database does not answer" in trial.logs(10_000), what=trial.logs)
+    patiently(lambda: AWAY in trial.logs(10_000), what=trial.logs)
     time.sleep(OUTAGE_SECONDS)
     filler.unlink()
 
