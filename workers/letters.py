@@ -2,9 +2,11 @@
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import parseaddr
+from weakref import WeakValueDictionary
 
 from campaigns.errors import MessageError, TemplateError, UnknownCampaign
 from campaigns.ledger import Claimed, Ledger
@@ -22,7 +24,9 @@ __all__ = ["Letter", "Letters"]
 FRESH_SECONDS = 60.0
 """A campaign's content does not change once it was sent; a forgotten name is asked for again after this."""
 
-MOST_CAMPAIGNS = 100
+MOST_CAMPAIGNS = 1_000
+MOST_CHARACTERS = 20_000_000
+"""Of all templates; compiled, each takes two octets in plain text, and fifteen among merge fields."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,8 @@ class Letter:
     stream: str
     sender: str
     purpose: str
+    characters: int
+    """Of its templates: what it costs to keep it."""
     compiled: CompiledMessage
 
     def render(
@@ -58,37 +64,63 @@ class Letter:
 
 
 class Letters:
-    """Letters by campaign name, read and compiled once."""
+    """Letters by campaign name, read and compiled once, as long as they are asked for."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        most_campaigns: int = MOST_CAMPAIGNS,
+        most_characters: int = MOST_CHARACTERS,
+    ) -> None:
         self._ledger = ledger
-        self._letters: dict[str, Letter] = {}
+        self._most_campaigns = most_campaigns
+        self._most_characters = most_characters
+        self._letters: OrderedDict[str, Letter] = OrderedDict()
+        self._characters = 0
         self._unknown: dict[str, float] = {}
-        self._lock = asyncio.Lock()
+        self._reading: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def __repr__(self) -> str:
         return f"<Letters: {len(self._letters)} campaigns>"
 
     async def of_campaign(self, name: str) -> Letter | None:
         """The letter, or None when there is no such campaign (a message of a ledger that is gone)."""
-        if name in self._letters:
-            return self._letters[name]
-        async with self._lock:
-            if name not in self._letters and time.monotonic() >= self._unknown.get(name, 0.0):
-                await self._read(name)
-        return self._letters.get(name)
+        if (kept := self._kept(name)) is not None:
+            return kept
+        reading = self._reading.setdefault(name, asyncio.Lock())  # of its own: a slow one holds up no other
+        async with reading:
+            letter = self._kept(name)
+            if letter is None and time.monotonic() >= self._unknown.get(name, 0.0):
+                letter = await self._read(name)
+            return letter
 
-    async def _read(self, name: str) -> None:
+    def _kept(self, name: str) -> Letter | None:
+        letter = self._letters.get(name)
+        if letter is not None:
+            self._letters.move_to_end(name)
+        return letter
+
+    async def _read(self, name: str) -> Letter | None:
         try:
-            self._keep(name, await asyncio.to_thread(self._load, name))
+            letter = await asyncio.to_thread(self._load, name)
         except UnknownCampaign:
             self._unknown[name] = time.monotonic() + FRESH_SECONDS
+            return None
+        self._keep(name, letter)
+        return letter
 
     def _keep(self, name: str, letter: Letter) -> None:
-        """The oldest are forgotten: a worker lives for months."""
-        while len(self._letters) >= MOST_CAMPAIGNS:
-            del self._letters[next(iter(self._letters))]
+        """A worker lives for months: what is too much is forgotten."""
         self._letters[name] = letter
+        self._characters += letter.characters
+        while len(self._letters) > 1 and self._is_too_much:
+            _, forgotten = self._letters.popitem(last=False)
+            self._characters -= forgotten.characters
+
+    @property
+    def _is_too_much(self) -> bool:
+        return len(self._letters) > self._most_campaigns or self._characters > self._most_characters
 
     def _load(self, name: str) -> Letter:
         campaign = self._ledger.campaign(name)
@@ -110,5 +142,6 @@ class Letters:
             stream=campaign.stream,
             sender=parseaddr(campaign.sender)[1],
             purpose=campaign.purpose,
+            characters=sum(map(len, (campaign.subject, campaign.html or "", campaign.text or ""))),
             compiled=compile_campaign(content),
         )
