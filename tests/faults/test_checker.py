@@ -468,7 +468,13 @@ BAD = {
     "R: failed, as it was refused at the greeting": ("R", _failed("rejected", phase="greeting")),
     "R: failed, as nobody greeted": ("R", _failed("rejected", phase="greeting", code=None)),
     "R: failed by a temporary refusal": ("R", _failed("rejected", code=451)),
-    "R: failed, as nobody answered at the dot": ("R", _failed("rejected", phase="dot", code=None)),
+    "R: failed, as nobody answered at the dot": (
+        "R",
+        replace(
+            _chain(6, Chain(6).committed(12).to(State.FAILED, 13.0)),
+            reports=_failed("rejected", phase="dot", code=None).reports,
+        ),
+    ),
     "R: failed, as nobody answered at MAIL": (
         "R",
         _failed("rejected", phase="mail", code=None, reply="mail timeout"),
