@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email import message_from_bytes
@@ -32,6 +32,7 @@ from campaigns.errors import (
 from campaigns.health import HealthBoard
 from campaigns.ledger import Claim, CommitPoint, Record
 from campaigns.message import RecipientContent
+from campaigns.recipients import BATCH
 from campaigns.settings import Settings
 from campaigns.states import State, Status
 
@@ -365,3 +366,19 @@ def test_the_package_has_at_most_ten_public_names() -> None:
     assert all(getattr(campaigns, name) is not None for name in campaigns.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = campaigns.nothing
+
+
+def test_a_slow_list_goes_on_though_all_before_it_are_served(client: Client) -> None:
+    campaign = client.create_campaign("plain", sender="n@example.com", subject="x", text="x")
+    campaign.send()
+
+    def people() -> Iterator[str]:
+        yield from (f"user{number}@example.com" for number in range(BATCH))
+        client.ledger.suppress([(email, email, None) for email in served])
+        assert client.ledger.finish_idle() == ["plain"]
+        yield "last@example.com"
+
+    served = [f"user{number}@example.com" for number in range(BATCH)]
+    assert campaign.recipients.add(people()).added == BATCH + 1
+    status = campaign.status()
+    assert (status.status, status.total, status.counts["pending"]) == ("running", BATCH + 1, 1)
