@@ -1,7 +1,6 @@
 """A list of recipients in a CSV file: what it is made of, and its rows as a stream."""
 
 import codecs
-import csv
 import hashlib
 import io
 import os
@@ -12,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from campaigns.csv_records import LONGEST_RECORD, UNDECODED, Lines, records, wrong
 from campaigns.errors import InvalidRecipients
 
 if TYPE_CHECKING:
@@ -20,22 +20,10 @@ if TYPE_CHECKING:
 __all__ = ["BadRow", "CsvFile", "Row", "read_csv"]
 
 _CHUNK_BYTES = 1 << 18
-_LONGEST_RECORD = 1 << 16
-# Each line of a record gone wrong is read again as one of its own: with no bound, that grows with the square.
-_MOST_LINES = 200
 _BLOCK_ROWS = 100
 _DELIMITERS = ",;\t|"
 # Excel writes and reads it: the delimiter, said in the first line.
 _HINT = re.compile(r'"?sep=([^\w\s"\0]|\t)"?\s*', re.IGNORECASE)
-# Two of them within quotes are one that is meant; an odd one opens or closes.
-_LONE_QUOTE = re.compile(r'(?<!")"(?:"")*(?!")')
-# No name and no brackets: a text that mentions somebody is no row.
-_BARE_ADDRESS = re.compile(r'\s*[^\s@<>()",;:]+@[^\s@<>()",;:]+\.[^\s@<>()",;:.]+\s*')
-_STRAY_QUOTE = (
-    "It stands in a quoted text of several lines that look like rows of their own."
-    " Close or remove the quote that is too many."
-)
-_UNDECODED = re.compile("[\udc80-\udcff]")
 _CP1252_HOLES = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
 _BINARY = {
     b"PK\x03\x04": "an Excel or other zipped file",
@@ -97,8 +85,8 @@ class CsvFile:
         try:
             source = _Source(self.path)
             with _decoded(source, self.encoding) as file:
-                records = _records(_Lines(file), self.delimiter, self.header)
-                rows = _rows(islice(records, self.header_records, None), self.header, start)
+                found = records(Lines(file), self.delimiter, self.header)
+                rows = _rows(islice(found, self.header_records, None), self.header, start)
                 yield from self._unchanged(rows, source)
         except OSError as error:
             raise _unreadable(self.path, error) from error
@@ -213,7 +201,7 @@ class _Survey:
         text = self._decoder.decode(chunk, final)
         if text.isascii():
             return
-        invalid = len(_UNDECODED.findall(text))
+        invalid = len(UNDECODED.findall(text))
         self._invalid += invalid
         self._valid += _non_ascii(text) - invalid
         self._holes = self._holes or _CP1252_HOLES.search(chunk) is not None
@@ -251,18 +239,18 @@ def _survey(path: Path) -> _Survey:
 def _header(path: Path, encoding: str) -> tuple[str, tuple[str, ...], int]:
     """Return the delimiter, the names of the columns, and how many records end with the header."""
     with _open(path, encoding) as file:
-        hint = _HINT.fullmatch(file.readline(_LONGEST_RECORD))
+        hint = _HINT.fullmatch(file.readline(LONGEST_RECORD))
     candidates = []
     for delimiter in hint[1] if hint else _DELIMITERS:
         with _open(path, encoding) as file:
-            candidates.append((delimiter, *_names(_Lines(file), delimiter, hinted=hint is not None)))
-    delimiter, line, names, records = max(candidates, key=_likelihood)
-    return delimiter, _checked_header(f"{path}, line {line}", names), records
+            candidates.append((delimiter, *_names(Lines(file), delimiter, hinted=hint is not None)))
+    delimiter, line, names, number = max(candidates, key=_likelihood)
+    return delimiter, _checked_header(f"{path}, line {line}", names), number
 
 
-def _names(lines: "_Lines", delimiter: str, *, hinted: bool) -> tuple[int, tuple[str, ...], int]:
+def _names(lines: "Lines", delimiter: str, *, hinted: bool) -> tuple[int, tuple[str, ...], int]:
     """Return where the header is, the names of the columns, and how many records end with it."""
-    for number, (line, values) in enumerate(_records(lines, delimiter), 1):
+    for number, (line, values) in enumerate(records(lines, delimiter), 1):
         if any(values) and not (hinted and number == 1):
             names = () if isinstance(values, str) else tuple(name.strip() for name in values)
             return line, names, number
@@ -282,7 +270,7 @@ def _emails(names: tuple[str, ...]) -> int:
 def _checked_header(where: str, names: tuple[str, ...]) -> tuple[str, ...]:
     header = tuple("email" if name.lower() == "email" else name for name in names)
     for name in header:
-        if "\0" in name or _UNDECODED.search(name):
+        if "\0" in name or UNDECODED.search(name):
             raise InvalidRecipients(
                 f"{where}: the column `{name[:40]}` has a name that is no text. Rename it."
             )
@@ -297,126 +285,15 @@ def _checked_header(where: str, names: tuple[str, ...]) -> tuple[str, ...]:
     return header
 
 
-class _Lines:
-    """The physical lines of the record being read, so that a record gone wrong can be read again."""
-
-    def __init__(self, file: IO[str]) -> None:
-        self._file = file
-        self._again: list[str] = []
-        self.number = 0
-        self.record: list[str] = []
-        self._characters = 0
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        line = self._again.pop() if self._again else self._line()
-        if not line:
-            raise StopIteration
-        self.number += 1
-        self.record.append(line)
-        self._characters += len(line)
-        if self._characters >= _LONGEST_RECORD or len(self.record) > _MOST_LINES:
-            raise csv.Error("the record is too long: is a quote never closed?")
-        return line
-
-    def _line(self) -> str:
-        """The next line, or the beginning of one too long: its end is no line of its own."""
-        line = end = self._file.readline(_LONGEST_RECORD)
-        while len(end) == _LONGEST_RECORD and not end.endswith(("\r", "\n")):
-            end = self._file.readline(_LONGEST_RECORD)
-        return line
-
-    def begin(self) -> int:
-        """Start a new record and return its line number."""
-        self.record = []
-        self._characters = 0
-        return self.number + 1
-
-    def only_first(self) -> None:
-        """Give all lines but the record's first back: its quote swallowed what are other records."""
-        swallowed = self.record[1:]
-        self._again.extend(reversed(swallowed))
-        self.number -= len(swallowed)
-
-
-def _records(
-    lines: _Lines, delimiter: str, header: tuple[str, ...] = ()
-) -> Iterator[tuple[int, list[str] | str]]:
-    """Yield (line, fields), or (line, what is wrong)."""
-    while True:
-        reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=delimiter != "\t")
-        try:
-            while True:
-                line = lines.begin()
-                fields = next(reader)
-                if lines.number > line and header and _has_rows(lines.record, delimiter, header):
-                    yield from _each_refused(line, lines.record)
-                else:
-                    yield line, fields
-        except StopIteration:
-            return
-        except csv.Error as error:
-            lines.only_first()
-            yield line, f"Not readable as CSV: {error}."
-
-
-def _each_refused(first: int, record: list[str]) -> Iterator[tuple[int, list[str] | str]]:
-    """Every line is told of, and none is a recipient: the text may be meant, however it looks."""
-    for number, line in enumerate(record, first):
-        yield number, _STRAY_QUOTE if line.strip() else []
-
-
-def _has_rows(record: list[str], delimiter: str, header: tuple[str, ...]) -> bool:
-    """Whether quotes hold a line that by itself is a row: then one of the two may be a stray one.
-
-    A sentence has a blank behind its comma; a list has it everywhere or nowhere.
-    """
-    blank = f"{delimiter} "
-    spaced = blank in _LONE_QUOTE.split(record[0], 1)[0]
-    return any(
-        "@" in line and (spaced or blank not in line) and _is_row(line, delimiter, header)
-        for line in record[1:]
-    )
-
-
-def _is_row(line: str, delimiter: str, header: tuple[str, ...]) -> bool:
-    """Whether a line that begins within quotes is a row, its address before their end."""
-    column = header.index("email")
-    quoted = _fields(_LONE_QUOTE.split(line, 1)[0], delimiter)
-    if len(quoted) <= column or not _BARE_ADDRESS.fullmatch(quoted[column]):
-        return False
-    return _wrong(quoted, header) is None or _wrong(_fields(line, delimiter), header) is None
-
-
-def _fields(line: str, delimiter: str) -> list[str]:
-    """What a line would be by itself; its own quotes may be wrong, too."""
-    return next(csv.reader([line], delimiter=delimiter, skipinitialspace=delimiter != "\t"), [])
-
-
 def _rows(
-    records: Iterator[tuple[int, list[str] | str]], header: tuple[str, ...], start: int
+    found: Iterator[tuple[int, list[str] | str]], header: tuple[str, ...], start: int
 ) -> Iterator[Row | BadRow]:
-    for position, (line, values) in enumerate(records, 1):
+    for position, (line, values) in enumerate(found, 1):
         if position <= start:
             continue
-        reason = values if isinstance(values, str) else _wrong(values, header)
+        reason = values if isinstance(values, str) else wrong(values, header)
         if reason:
             yield BadRow(line=line, position=position, reason=reason)
         elif any(values):
             named = {name: value.strip() for name, value in zip(header, values, strict=False) if name}
             yield Row(line=line, position=position, values=named)
-
-
-def _wrong(values: list[str], header: tuple[str, ...]) -> str | None:
-    expected, found = len(header), len(values)
-    if not any(values):
-        return None
-    if found < expected or any(values[expected:]):
-        return f"{found} {'field' if found == 1 else 'fields'}, but the header has {expected}."
-    if any(not value.isascii() and _UNDECODED.search(value) for value in values):
-        return "It holds bytes that are not UTF-8."
-    if any("\0" in value for value in values):
-        return "It holds a NUL character."
-    return None
