@@ -14,6 +14,7 @@
  *   -DONLY=NOT_TWICE    looks at this one property alone
  *   -DWITHOUT_...       takes a guard out
  *   -DIF_...            takes an assumption away that docs/proof.md says we need
+ *   -DSTALE_DOTS        lets a dot be stale, to see what else breaks then
  *
  * A step that is a fault asks MAY_FAIL first. `healed` ends all faults for good; the step that sets it may come
  * at any moment, or never. What an operator does is limited in the same way.
@@ -74,11 +75,13 @@ bool unpublished[DELIVERIES];             /* committed as queued by somebody who
 
 /* ------------------------------------------------------------------ the attempts (lost in a crash) */
 
-mtype:step = { idle, received, holding, granted, at_dot, recording, journaled, asked_claim, asked_commit, asked_record };
+mtype:step = { idle, received, holding, granted, looked, at_dot, recording, journaled,
+               asked_claim, asked_commit, asked_record };
 /*  idle       waits for a message
  *  received   has a message, and no more                                   Attempt._deliver
  *  holding    has claimed; renders, connects, hands over the body          Attempt._send
  *  granted    the commit point is durable, and the attempt knows it        Transaction._commit
+ *  looked     has seen that its lease holds, and will write the dot next; only IF_FROZEN_AT_THE_WRITE
  *  at_dot     the dot is handed to the network; waits for the reply        Transaction._dot
  *  recording  knows how it ended; the ledger does not                      Attempt._settle
  *  journaled  the ledger could not be told: it is in the journal, on disk  workers/journal.py
@@ -121,7 +124,8 @@ bool told[DELIVERIES];                    /* the ledger was told of a 250 for it
 #define FINAL(d)  (!ALIVE(d))
 #define TAKEN(d)  (state[d] == committing || state[d] == sent || state[d] == uncertain)
 #define MINE(w)   (a[w].fence == fence[a[w].delivery])
-#define WORKS(w)  (a[w].step == holding || a[w].step == granted || a[w].step == at_dot || a[w].step == recording)
+#define WORKS(w)  (a[w].step == holding || a[w].step == granted || a[w].step == looked || a[w].step == at_dot \
+                   || a[w].step == recording)
 #define KNOWS(w)  (a[w].step != idle && a[w].step != received && a[w].step != asked_claim)  /* a fence that matters */
 
 #if DELIVERIES == 1
@@ -375,14 +379,23 @@ end:
 
     /* ---- the dot: Transaction._commit, _dot. Nothing is awaited between the look at the clock and the write,
      *      so they are one step here */
+    /*      That is an assumption: no process is frozen just there for longer than is left of its lease. No code
+     *      can see to it, as no server looks at a fence. IF_FROZEN_AT_THE_WRITE makes two steps of it. */
 #ifdef WITHOUT_LEASE_AT_DOT
     :: d_step { a[w].step == granted ->
 #else
     :: d_step { a[w].step == granted && a[w].clock_over -> ends_as(w, pending, 0) }             /* Stop.LEASE */
+#ifdef IF_FROZEN_AT_THE_WRITE
+    :: d_step { a[w].step == granted && !a[w].clock_over -> a[w].step = looked }          /* the look */
+    :: d_step { a[w].step == looked ->                                   /* the write, whenever the look was */
+#else
     :: d_step { a[w].step == granted && !a[w].clock_over ->
 #endif
+#endif
+#ifndef STALE_DOTS
         /* No dot by an attempt whose delivery is another's, or the operator's, by now. */
         PROMISED(NOT_STALE, a[w].latest && state[D] == committing);
+#endif
         write_dot(w) }
     :: d_step { a[w].step == granted && MAY_FAIL -> FAILS; ends_as(w, pending, 0) }  /* the server hung up, shutdown */
 

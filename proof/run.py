@@ -88,6 +88,10 @@ GOOD = (
     Case(
         name="no lease at the commit point, 4 faults", switches=("WITHOUT_LEASE_AT_COMMIT_POINT", "FAULTS=4")
     ),
+    Case(
+        name="frozen at the write: all but the stale dot",
+        switches=("IF_FROZEN_AT_THE_WRITE", "STALE_DOTS"),
+    ),
 )
 BROKEN = (
     without("COMMIT_POINT", "NOT_TWICE"),
@@ -114,6 +118,7 @@ BEYOND = (
     assuming_less("SERVER_LIED", "NOT_TWICE"),
     assuming_less("SERVER_TOOK_HALF_A_MAIL", "NOT_TWICE"),
     assuming_less("CLOCK_STOOD_STILL", "NOT_STALE"),
+    assuming_less("FROZEN_AT_THE_WRITE", "NOT_STALE"),
     assuming_less("EVERY_250_COUNTED", "NOT_AGAIN"),
 )
 

@@ -111,6 +111,12 @@ def test_the_record_is_of_the_model_as_it_is() -> None:
     ]
 
 
+def test_each_assumption_is_named_among_what_is_not_promised() -> None:
+    text = (runner.MODEL.parents[1] / "docs/proof.md").read_text(encoding="utf-8")
+    beyond = text.partition("## What is not promised")[2].partition("\n## ")[0]
+    assert {*re.findall(r"`(IF_[A-Z0-9_]+)`", beyond)} == {case.name for case in BEYOND}
+
+
 MODEL = """proctype Worker(byte w) {                 /* what it is */
     do
     :: d_step { a[w].step == holding -> FAILS;
@@ -136,6 +142,31 @@ def test_a_step_is_told_whole() -> None:
     assert source.step(8) == ":: d_step { a[w].step == granted -> write_dot(w) }"
     assert source.step(11) == ":: d_step { a[w].step == granted && !a[w].clock_over -> write_dot(w) }"
     assert source.words(8) == "the dot: nothing is awaited between the look and the write"
+
+
+NESTED = """proctype Worker(byte w) {
+#ifdef WITHOUT_LEASE
+    :: d_step { a[w].step == granted ->
+#else
+#ifdef IF_FROZEN
+    :: d_step { a[w].step == granted && !a[w].clock_over -> a[w].step = looked }
+    :: d_step { a[w].step == looked ->
+#else
+    :: d_step { a[w].step == granted && !a[w].clock_over ->
+#endif
+#endif
+        write_dot(w) }
+"""
+
+
+def test_a_step_under_two_conditions_is_told_whole() -> None:
+    told = [Source(NESTED).step(line) for line in (3, 6, 7, 9)]
+    assert told == [
+        ":: d_step { a[w].step == granted -> write_dot(w) }",
+        ":: d_step { a[w].step == granted && !a[w].clock_over -> a[w].step = looked }",
+        ":: d_step { a[w].step == looked -> write_dot(w) }",
+        ":: d_step { a[w].step == granted && !a[w].clock_over -> write_dot(w) }",
+    ]
 
 
 TOLD = """Starting Worker with pid 5
