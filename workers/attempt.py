@@ -195,7 +195,7 @@ class Attempt:
         claim: tuple[Lease, Claimed] | None = None
         try:
             connection = await self._connect()
-            claim = await self._claim_for(connection)
+            claim = await self._claim_for(letter, connection)
         except SmtpFailure as failure:
             return await self._not_connected(letter, probe, failure.result)
         finally:
@@ -260,10 +260,10 @@ class Attempt:
     def _pool(self) -> ConnectionPool:
         return self._services.pool(self.job.server)
 
-    async def _claim_for(self, connection: SmtpConnection) -> tuple[Lease, Claimed] | None:
+    async def _claim_for(self, letter: Letter, connection: SmtpConnection) -> tuple[Lease, Claimed] | None:
         """Claim, and give the connection back if there is nothing to send over it."""
         try:
-            claim = await self._claim()
+            claim = await self._claim(letter)
         except BaseException:
             self._pool.release(connection)
             raise
@@ -271,7 +271,7 @@ class Attempt:
             self._pool.release(connection)
         return claim
 
-    async def _claim(self) -> tuple[Lease, Claimed] | None:
+    async def _claim(self, letter: Letter) -> tuple[Lease, Claimed] | None:
         """The claim is never broken off: whether it was made must be known."""
         self.step = Step.CLAIMING
         services = self._services
@@ -282,6 +282,7 @@ class Attempt:
                 server=self.job.server,
                 owner=services.owner,
                 lease_seconds=services.delivery.lease_seconds,
+                campaign_id=letter.campaign_id,
             )
         )
         if not isinstance(claimed, Claimed):
@@ -476,6 +477,7 @@ class Attempt:
                 to_server=other,
                 wait_seconds=wait_seconds,
                 why=why,
+                campaign_id=letter.campaign_id,
             )
         )
         if moved is not True:

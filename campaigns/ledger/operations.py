@@ -12,12 +12,16 @@ __all__ = ["Claim", "Claimed", "CommitPoint", "Move", "Operation", "Record", "Re
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claim:
-    """Take a queued delivery for one attempt. Answered with Claimed, or None if it is not to be had."""
+    """Take a queued delivery for one attempt. Answered with Claimed, or None if it is not to be had.
+
+    `campaign_id`: whose letter is to be sent; a delivery of another campaign is not to be had.
+    """
 
     delivery_id: int
     server: str
     owner: str
     lease_seconds: float
+    campaign_id: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,7 +88,7 @@ class Recorded:
 class Move:
     """Take a delivery that was never claimed out of a server's queue: to another, or (None) to wait.
 
-    `why`: what it waits for, kept in the place of a reply; without addresses.
+    `why`: what it waits for, kept in the place of a reply; without addresses. `campaign_id`: as of Claim.
     """
 
     delivery_id: int
@@ -92,6 +96,7 @@ class Move:
     to_server: str | None
     wait_seconds: float = 0.0
     why: str | None = None
+    campaign_id: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -23,11 +23,13 @@ _RECORDABLE = frozenset({State.SENT, State.FAILED, State.UNCERTAIN, State.PENDIN
 
 
 def claim(row: Row, operation: Claim, now: float, *, is_suppressed: bool = False) -> Row | None:
-    """Only what is queued for this very server, and only while the campaign runs.
+    """Only what is queued for this very server, of the letter's own campaign, and only while that runs.
 
     Whoever came on the suppression list since it was last looked at becomes suppressed instead.
     """
     if row.state is not State.QUEUED or row.server != operation.server or row.status is not Status.RUNNING:
+        return None
+    if operation.campaign_id not in {None, row.campaign_id}:
         return None
     if is_suppressed:
         return row.ended(State.SUPPRESSED, now=now)
@@ -52,8 +54,10 @@ def renew(row: Row, operation: Renew, now: float) -> Row | None:
 
 
 def move(row: Row, operation: Move, now: float) -> Row | None:
-    """Only what still waits in that server's queue."""
+    """Only what still waits in that server's queue, of the letter's own campaign."""
     if row.state is not State.QUEUED or row.server != operation.from_server:
+        return None
+    if operation.campaign_id not in {None, row.campaign_id}:
         return None
     seconds = _finite(operation.wait_seconds)
     if operation.to_server is None:

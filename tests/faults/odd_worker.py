@@ -179,9 +179,9 @@ def _lay(doom: Doom) -> None:
             doom.at(answered[phase])
 
     _name_attempts(Attempt)
-    _before(Attempt, "_claim", lambda: doom.at("before claim"))
+    _before(Attempt, "_claim", lambda *_: doom.at("before claim"))
     _after(Ledger, "apply", applied)
-    _after(Attempt, "_claim", lambda claim: doom.at("after claim") if claim and claim[1] else None)
+    _after(Attempt, "_claim", lambda claim, *_: doom.at("after claim") if claim and claim[1] else None)
     _after(Letter, "render", lambda *_: doom.at("rendered"))
     _after(Transaction, "_answer", answering)
     _before(Attempt, "_commit_point", lambda *_: doom.at("before commit point"))
@@ -269,7 +269,7 @@ def _set_clock(seconds: float) -> None:
     time.time = lambda: right() + seconds
     from workers.attempt import Attempt
 
-    _before(Attempt, "_claim", lambda: Path(f"clock-{os.getpid()}").write_text(str(time.time())))
+    _before(Attempt, "_claim", lambda *_: Path(f"clock-{os.getpid()}").write_text(str(time.time())))
 
 
 def _become_odd(oddity: str) -> None:

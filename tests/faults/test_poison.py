@@ -3,8 +3,12 @@
 import contextlib
 import itertools
 import json
+import os
+import subprocess
+import sys
 from base64 import b64encode
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +19,7 @@ from campaigns.states import State, Status
 from tests.acceptance.place import addresses
 from tests.faults.trial import Trial, Trials, patiently
 
+ROOT = Path(__file__).parents[2]
 PRIMARY = "smtp.primary"
 RIGHT = {"campaign": "campaign-0", "delivery": 1, "server": "primary"}
 
@@ -111,6 +116,40 @@ def test_messages_that_mean_nothing_harm_nobody(either_trial: Trial) -> None:
     assert "Claimed" not in answers, "the ledger was asked for those who do not exist, and had none"
     assert all(worker.poll() is None for worker in trial.workers), "nobody died of it"
     assert [trial.states(f"campaign-{number}") for number in range(3)] == [{State.SENT: 60}] * 3
+
+
+def _produce(trial: Trial) -> None:
+    """Before any worker is there."""
+    command = [sys.executable, "-m", "tests.faults.producing_child", str(trial.config), "never"]
+    subprocess.run([*command, str(trial.directory)], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+def _queued_for_the_primary(trial: Trial, name: str) -> list[int]:
+    return [
+        one.id
+        for one in trial.ledger.deliveries(name)
+        if one.state is State.QUEUED and one.server == "primary"
+    ]
+
+
+def test_a_message_with_another_campaign_s_name_gives_nobody_the_wrong_letter(either_trial: Trial) -> None:
+    trial = either_trial
+    names = ("spring", "summer")
+    for name in names:
+        trial.send(name, addresses(60, name))
+    _produce(trial)
+    strangers = _queued_for_the_primary(trial, "summer")
+    assert strangers, "these are to be had"
+    with trial.broker_client() as client:
+        for number in strangers:
+            wrong = _task(campaign="spring", delivery=number, server="primary")
+            client.rpush(PRIMARY, wrong)  # ahead of the right one
+    trial.start_workers()
+    trial.verdict()
+    tokens = {trial.ledger.campaign(name).token: name for name in names}
+    campaigns = {f"{one.id}": name for name in names for one in trial.ledger.deliveries(name)}
+    got = [mail.message_id.strip("<").partition("@")[0].split(".") for mail in trial.accepted()]
+    assert [number for token, number in got if tokens[token] != campaigns[number]] == []
 
 
 def test_a_template_that_never_ends_fails_its_own_mail_alone(new_trial: Trials) -> None:

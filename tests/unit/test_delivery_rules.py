@@ -256,6 +256,16 @@ def test_the_longer_lease_of_a_process_with_other_settings_is_left(state: State)
     assert beyond is not None and beyond.lease_until == NOW + 20
 
 
+def test_a_delivery_of_another_campaign_than_the_letters_is_neither_claimed_nor_moved() -> None:
+    queued = row(State.QUEUED)
+    own, other = queued.campaign_id, queued.campaign_id + 1
+    assert rules.claim(queued, replace(CLAIM, campaign_id=own), NOW) is not None
+    assert rules.claim(queued, replace(CLAIM, campaign_id=other), NOW) is None
+    move = Move(delivery_id=queued.id, from_server="primary", to_server=None, campaign_id=own)
+    assert rules.move(queued, move, NOW) is not None
+    assert rules.move(queued, replace(move, campaign_id=other), NOW) is None
+
+
 def test_whom_the_suppression_list_names_is_not_claimed() -> None:
     suppressed = rules.claim(row(State.QUEUED), CLAIM, NOW, is_suppressed=True)
     assert suppressed is not None and (suppressed.state, suppressed.owner) == (State.SUPPRESSED, None)
