@@ -197,10 +197,14 @@ async def test_a_child_that_cannot_serve_ends_everything_and_the_reason_comes_th
 
 
 async def test_a_closed_terminal_ends_the_children_gracefully():
-    watched = Watched([Child(name="one", command=LONG)])
-    pid = await watched.here()
-    os.kill(os.getpid(), signal.SIGHUP)
-    await asyncio.wait_for(watched.task, DEADLINE_SECONDS)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
+    try:
+        watched = Watched([Child(name="one", command=LONG)])
+        pid = await watched.here()
+        os.kill(os.getpid(), signal.SIGHUP)
+        await asyncio.wait_for(watched.task, DEADLINE_SECONDS)
+    finally:
+        signal.signal(signal.SIGHUP, before)
     assert gone(pid)
 
 
