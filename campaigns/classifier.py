@@ -57,6 +57,8 @@ class Classification:
     wait_seconds: float | None = None
     counts_against_server: bool = False
     stop: Stop | None = None
+    counts_if_none_is_sent: bool = False
+    """It counts against the server as well, unless other mail goes through it at the time."""
     is_answer: bool = False
     """Whether it was said of this mail: in reply to RCPT, DATA or the dot, by a server that was reached."""
 
@@ -85,6 +87,7 @@ class Rule:
     text: re.Pattern[str] | None
     wait_seconds: float | None
     counts_against_server: bool
+    counts_if_none_is_sent: bool
     sample: tuple[Phase, Reply]
     source: str
 
@@ -189,6 +192,7 @@ def by_rule(rule: Rule, reply: Reply) -> Classification:
         rule=rule.name,
         wait_seconds=stated_wait(reply.text) or rule.wait_seconds,
         counts_against_server=rule.counts_against_server,
+        counts_if_none_is_sent=rule.counts_if_none_is_sent,
     )
 
 
@@ -269,9 +273,12 @@ ENHANCED_STATUS: Mapping[tuple[int, int | None], Meaning] = {
 
 OF_THIS_MAIL = dict.fromkeys(
     [(3, 5), *((7, detail) for detail in range(8, 15))],
-    Meaning(Outcome.UNREACHABLE, Outcome.POLICY, Scope.MESSAGE),
+    Meaning(Outcome.UNREACHABLE, Outcome.POLICY, Scope.SERVER),
 )
-"""Of the server, it seems; if it is said for good of one mail, another server may take that one."""
+"""Of the server, it seems; if it is said for good of one mail, another server may take that one.
+
+Said of several domains' it is the server's configuration, or ours: like any refusal by policy.
+"""
 
 SECURITY_OF_MESSAGE = {
     detail: meaning
@@ -287,7 +294,7 @@ def by_basic_code(phase: Phase, reply: Reply) -> Classification:
     name = f"code-{reply.code}-{phase}"
     if is_of_the_server(phase, reply.code):
         return judged(Outcome.UNREACHABLE, Scope.SERVER, name)
-    if phase is Phase.DOT and reply.code in UNKNOWN_COMMAND | UNKNOWN_PARAMETER:
+    if phase is Phase.DOT and reply.code in UNKNOWN_PARAMETER | {500}:
         return judged(Outcome.POLICY, Scope.MESSAGE, name)  # another server may understand this mail
     if phase is Phase.MAIL:
         temporary = judged(Outcome.UNREACHABLE, Scope.SERVER, name)
@@ -308,7 +315,7 @@ def is_of_the_server(phase: Phase, code: int) -> bool:
         return True
     if code in UNKNOWN_PARAMETER:
         return phase not in {Phase.MAIL, Phase.RCPT, Phase.DOT}
-    return code in UNKNOWN_COMMAND and phase is not Phase.DOT
+    return code in UNKNOWN_COMMAND and (phase, code) != (Phase.DOT, 500)
 
 
 def refused_unread(name: str, reply: Reply) -> Classification:
@@ -359,6 +366,7 @@ def read_rule(row: Mapping[str, Any], phase_sets: Mapping[str, list[str]]) -> Ru
         text=compiled(row.get("text")),
         wait_seconds=row.get("wait_seconds"),
         counts_against_server=row.get("counts_against_server", outcome is Outcome.UNREACHABLE),
+        counts_if_none_is_sent=row.get("counts_if_none_is_sent", False),
         sample=(Phase(row["sample"]["phase"]), read_reply(row["sample"]["reply"])),
         source=row["source"],
     )

@@ -49,7 +49,8 @@ class Facts:
     since it began to run.
     `deferred_since`: when it was first deferred since it was last made new; None: never, or nobody knows.
     `answered_since`: when a server first answered this mail with a fault of its own, if this one took other
-    mail since; None where nobody knows.
+    mail since, or long ago; None where nobody knows.
+    `refused_since`: when a server first refused it by policy.
     `attempts`: how often it was claimed (the fence); slows a mail that makes every server stumble.
     """
 
@@ -61,6 +62,7 @@ class Facts:
     first_attempt_at: float | None = None
     deferred_since: float | None = None
     answered_since: float | None = None
+    refused_since: float | None = None
     tried_by_policy: frozenset[str] = frozenset()
     blocked: frozenset[str] = frozenset()
     policy_domains: Mapping[str, Set[str]] = field(default_factory=dict)
@@ -112,7 +114,7 @@ def decide(  # noqa: PLR0911 - one line per outcome
         case Outcome.FULL:
             return full(classification, facts, now, random)
         case Outcome.POLICY:
-            return policy(classification, facts, now, random)
+            return policy(classification, facts, delivery, now, random)
         case Outcome.UNCERTAIN:
             return uncertain(facts, delivery, now, random)
         case Outcome.STOPPED:
@@ -215,21 +217,23 @@ def throttled(classification: Classification, facts: Facts, now: float) -> Block
     )
 
 
-def policy(classification: Classification, facts: Facts, now: float, random: Random) -> Decision:
+def policy(
+    classification: Classification, facts: Facts, delivery: DeliveryRules, now: float, random: Random
+) -> Decision:
     """One odd receiver fails its own mail.
 
     Several receivers through one server take it off the sender; through all of them, they stop the campaign.
     """
     if classification.scope is Scope.SERVER_DOMAIN:
-        return elsewhere(facts, random, block=domain_block(classification, facts, now))
+        return elsewhere(facts, delivery, now, random, block=domain_block(classification, facts, now))
     if classification.scope is Scope.MESSAGE:
-        return elsewhere(facts, random)
+        return elsewhere(facts, delivery, now, random)
     condemned = [server for server in facts.route if len(refused_domains(facts, server)) >= POLICY_DOMAINS]
     if facts.server not in condemned:
-        return elsewhere(facts, random)
+        return elsewhere(facts, delivery, now, random)
     if set(facts.route) <= set(condemned):
         return Decision(to=State.PENDING, pause_reason=pause_reason(classification, facts))
-    return elsewhere(facts, random, block=sender_block(classification, facts, now))
+    return elsewhere(facts, delivery, now, random, block=sender_block(classification, facts, now))
 
 
 def refused_domains(facts: Facts, server: str) -> Set[str]:
@@ -237,16 +241,28 @@ def refused_domains(facts: Facts, server: str) -> Set[str]:
     return known | {facts.domain} if server == facts.server else known
 
 
-def elsewhere(facts: Facts, random: Random, *, block: Block | None = None) -> Decision:
-    """To a server that has not refused this mail; wait if one cannot take it now; else it fails alone."""
+def elsewhere(
+    facts: Facts, delivery: DeliveryRules, now: float, random: Random, *, block: Block | None = None
+) -> Decision:
+    """To a server that has not refused this mail; else it fails alone.
+
+    If one cannot take it now (a standby that rests, perhaps), it waits, longer each time, and not for ever.
+    """
     refused = facts.tried_by_policy | {facts.server}
     for server in facts.usable_servers:
         if server not in refused:
             return Decision(to=State.QUEUED, to_server=server, block=block)
-    if set(facts.route) - refused - facts.blocked:
-        wait_seconds = jittered(POLICY_WAIT_SECONDS, random)
+    is_over = is_given_up(facts.refused_since, delivery, now)
+    if set(facts.route) - refused - facts.blocked and not is_over:
+        wait_seconds = jittered(policy_wait_seconds(facts, delivery), random)
         return Decision(to=State.PENDING, wait_seconds=wait_seconds, block=block)
     return Decision(to=State.FAILED, block=block, task_state="failure")
+
+
+def policy_wait_seconds(facts: Facts, delivery: DeliveryRules) -> float:
+    """A minute, until it has been round its route twice; then as after a deferral."""
+    beyond = facts.attempts - 2 * len(facts.route) - facts.deferrals
+    return POLICY_WAIT_SECONDS if beyond <= 0 else backoff_seconds(beyond - 1, delivery)
 
 
 def domain_block(classification: Classification, facts: Facts, now: float) -> Block:

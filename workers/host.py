@@ -12,6 +12,7 @@ from typing import Any
 
 __all__ = ["Host"]
 
+_MOMENT_SECONDS = 3.0
 _Address = tuple[int, Any]
 """A socket's family, and what it connects to."""
 
@@ -92,11 +93,13 @@ class Host:
 
 
 async def _first_that_takes(addresses: list[_Address], deadline: float) -> socket.socket:
-    """Each may take its part of what is left of the time. Raises what the last one came to."""
+    """Each may take its part of what is left of the time, or a moment. Raises what the last one came to."""
     loop = asyncio.get_running_loop()
+    moment = min(_MOMENT_SECONDS, (deadline - loop.time()) / 4)
     failure = OSError("the name has no address")
     for tried, (family, address) in enumerate(addresses):
-        share = (deadline - loop.time()) / (len(addresses) - tried)
+        left = deadline - loop.time()
+        share = min(left, max(left / (len(addresses) - tried), moment))
         try:
             async with asyncio.timeout(share):
                 return await _connected(family, address)

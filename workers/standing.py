@@ -88,12 +88,15 @@ class Standing:
 
         `age_seconds`: how long ago it was begun; `waited_seconds`: the longest that one reply took.
         """
-        if not classification.counts_against_server and says_nothing(classification):
+        counts = classification.counts_against_server or (
+            classification.counts_if_none_is_sent and not self.is_sent_through(probe.server)
+        )
+        if not counts and says_nothing(classification):
             await self.release(probe)
             return
         is_slow = waited_seconds > self.slow_seconds
-        if classification.counts_against_server or is_slow:
-            told = reason if classification.counts_against_server else f"a reply took {waited_seconds:.0f} s"
+        if counts or is_slow:
+            told = reason if counts else f"a reply took {waited_seconds:.0f} s"
             await self.report_fault(
                 probe.server,
                 Fault(reason=told, token=probe.token, age_seconds=age_seconds, waited_seconds=waited_seconds),
@@ -155,6 +158,7 @@ class Standing:
         refusers, refused_domains = await self._policy_refusals(claimed, classification)
         deferred_since = await self._deferred_since(claimed, classification)
         answered_since = await self._answered_since(claimed, server, classification)
+        refused_since = await self._refused_since(claimed, classification)
         return Facts(
             server=server,
             route=tuple(one.name for one in fleet.settings.route(letter.stream)),
@@ -164,6 +168,7 @@ class Standing:
             first_attempt_at=claimed.first_attempt_at,
             deferred_since=deferred_since,
             answered_since=answered_since,
+            refused_since=refused_since,
             tried_by_policy=refusers,
             blocked=fleet.blocked(letter.stream, letter.sender, claimed.domain),
             policy_domains=refused_domains,
@@ -196,7 +201,14 @@ class Standing:
         is_fault_told = classification.outcome is Outcome.UNREACHABLE and classification.is_answer
         if not is_fault_told or not self._may_be_given_up(claimed):
             return None
-        return await self._known(partial(self._fleet.ledger.answered_since, claimed.delivery_id, server))
+        alone_seconds = 2 * self._fleet.settings.delivery.give_up_after_seconds
+        ask = partial(self._fleet.ledger.answered_since, claimed.delivery_id, server, alone_seconds)
+        return await self._known(ask)
+
+    async def _refused_since(self, claimed: Claimed, classification: Classification) -> float | None:
+        if classification.outcome is not Outcome.POLICY or not self._may_be_given_up(claimed):
+            return None
+        return await self._known(partial(self._fleet.ledger.refused_since, claimed.delivery_id))
 
     def _may_be_given_up(self, claimed: Claimed) -> bool:
         """Whether its first attempt is so long ago; most mail need not be looked up."""

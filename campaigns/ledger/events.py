@@ -49,16 +49,17 @@ SELECT DISTINCT a.server FROM attempt AS a JOIN delivery AS d ON d.id = a.delive
  WHERE a.delivery_id = :delivery_id AND a.finished_at >= d.first_attempt_at
    AND a.outcome IN ('policy', 'policy-message', 'policy-server-domain')
 """
-_DEFERRED_SINCE = """
-SELECT MIN(a.finished_at) FROM attempt AS a JOIN delivery AS d ON d.id = a.delivery_id
- WHERE a.delivery_id = :delivery_id AND a.finished_at >= d.first_attempt_at AND a.outcome = 'deferred'
-"""
-_ANSWERED_SINCE = """
-SELECT MIN(a.finished_at) FROM attempt AS a JOIN delivery AS d ON d.id = a.delivery_id
+# While a campaign is paused nobody asks: what was said before it began to run again is old.
+_SINCE = """
+SELECT MIN(a.finished_at) FROM attempt AS a
+  JOIN delivery AS d ON d.id = a.delivery_id JOIN campaign AS c ON c.id = d.campaign_id
  WHERE a.delivery_id = :delivery_id AND a.finished_at >= d.first_attempt_at
-   AND a.outcome = 'unreachable' AND a.code IS NOT NULL
-   AND a.phase IN ('rcpt', 'data', 'body', 'commit', 'dot')
+   AND a.finished_at >= COALESCE(c.running_since, 0) AND {what}
 """
+_DEFERRED = "a.outcome = 'deferred'"
+_REFUSED = "a.outcome IN ('policy', 'policy-message', 'policy-server-domain')"
+_ANSWERED = """a.outcome = 'unreachable' AND a.code IS NOT NULL
+   AND a.phase IN ('rcpt', 'data', 'body', 'commit', 'dot')"""
 _TOOK_MAIL_SINCE = """
 SELECT 1 FROM attempt WHERE finished_at > :since AND server = :server AND outcome = 'sent'
  ORDER BY finished_at DESC LIMIT 1
@@ -209,24 +210,36 @@ class Events(LedgerPart):
             return frozenset(found.scalars())
 
     def deferred_since(self, delivery_id: int) -> float | None:
-        """When this delivery was first deferred since it was last made new; None: never."""
-        with self.database.read() as connection:
-            found = connection.execute(statement(_DEFERRED_SINCE), {"delivery_id": delivery_id})
-            since: float | None = found.scalar_one()
-            return since
+        """When this delivery was first deferred; None: never.
 
-    def answered_since(self, delivery_id: int, server: str) -> float | None:
-        """When a server first answered this delivery with a fault of its own since it was last made new.
-
-        None as well if `server` took nobody's mail since: then it is not this mail that it will not take.
+        This and the next two count from when it was last made new, or its campaign last began to run.
         """
+        return self._since(_DEFERRED, delivery_id)
+
+    def refused_since(self, delivery_id: int) -> float | None:
+        """When a server first refused this delivery by policy; None: never."""
+        return self._since(_REFUSED, delivery_id)
+
+    def answered_since(self, delivery_id: int, server: str, alone_seconds: float) -> float | None:
+        """When a server first answered this delivery with a fault of its own; None: never.
+
+        None as well, for `alone_seconds`, if `server` took nobody's mail since: then it may not be this mail
+        that it does not take.
+        """
+        since = self._since(_ANSWERED, delivery_id)
+        if since is None:
+            return None
         with self.database.read() as connection:
-            found = connection.execute(statement(_ANSWERED_SINCE), {"delivery_id": delivery_id})
-            since: float | None = found.scalar_one()
-            if since is None:
-                return None
+            if self._clock(connection) - since >= alone_seconds:
+                return since
             took = connection.execute(statement(_TOOK_MAIL_SINCE), {"since": since, "server": server})
             return since if took.first() is not None else None
+
+    def _since(self, what: str, delivery_id: int) -> float | None:
+        with self.database.read() as connection:
+            found = connection.execute(statement(_SINCE.format(what=what)), {"delivery_id": delivery_id})
+            since: float | None = found.scalar_one()
+            return since
 
 
 def insert_event(  # noqa: PLR0913 - an event's fields, by keyword

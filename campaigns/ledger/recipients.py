@@ -45,6 +45,9 @@ ON CONFLICT (campaign_id, source) DO NOTHING
 _READ_IMPORT = """
 SELECT id, source, line, position, added, duplicate, rejected, suppressed, finished FROM recipient_import
 """
+_UNFINISHED = """
+SELECT 1 FROM recipient_import WHERE campaign_id = :campaign_id AND NOT finished AND position > 0
+"""
 _ADVANCE = """
 UPDATE recipient_import SET line = :line, position = :position, added = added + :added,
        duplicate = duplicate + :duplicate, rejected = rejected + :rejected,
@@ -150,10 +153,10 @@ class Recipients(LedgerPart):
         suppressed. Raises TransitionRefused if the campaign is finished or cancelled, or if another
         process has moved the import meanwhile (then nothing of the batch is added).
 
-        `continues`, or an import that has come some way: the list was begun while the campaign was open. Its
-        rest is taken although all before it were served meanwhile; the finished campaign runs again.
+        `continues`, or an import that has come some way and is not finished: a list was begun while the
+        campaign was open. The rest is taken although all before it were served meanwhile, also from a file
+        that was put right since; the finished campaign runs again.
         """
-        continues = continues or (progress is not None and progress.from_position > 0)
         return again_after_conflict(lambda: self._add(campaign_id, rows, progress, continues=continues))
 
     def _add(
@@ -167,7 +170,9 @@ class Recipients(LedgerPart):
         with self.database.write() as connection:
             lock_campaign(connection, campaign_id, exclusive=False)
             campaign = read_campaign(connection, campaign_id=campaign_id)
-            if campaign.status not in OPEN and not (continues and campaign.status is Status.FINISHED):
+            if campaign.status not in OPEN and not (
+                campaign.status is Status.FINISHED and (continues or _has_rest(connection, campaign_id))
+            ):
                 raise refuse(campaign, "given more recipients")
             states = self._insert(connection, campaign_id, rows)
             tally = Counter({(campaign_id, state, ""): n for state, n in states.items()})
@@ -245,6 +250,11 @@ class Recipients(LedgerPart):
                 return
             yield from page
             after = page[-1].dedupe_key
+
+
+def _has_rest(connection: Connection, campaign_id: int) -> bool:
+    found = connection.execute(statement(_UNFINISHED), {"campaign_id": campaign_id})
+    return found.first() is not None
 
 
 def _suppressed(row: Row, now: float) -> Row | None:

@@ -282,7 +282,7 @@ def _is_reason_to_fail(history: History, delivery: DeliverySeen, report: Report)
     """A refusal, also of our own where a letter cannot be rendered; or it was tried for long enough.
 
     Long enough is for `give_up_after`, from the first deferral on, or from the first answer of a server that
-    took other mail meanwhile.
+    took other mail meanwhile; twice as long where that did not.
     """
     if report.outcome == "rejected":
         is_refused = report.code in range(500, 600) and report.phase in _ANSWERS_THE_MAIL
@@ -299,7 +299,8 @@ def _is_reason_to_fail(history: History, delivery: DeliverySeen, report: Report)
     if report.outcome == "unreachable" and _is_answered(report):
         tried_seconds = _since_the_first([one for one in own if _is_answered(one)], report)
         is_long = tried_seconds >= history.give_up_after_seconds - _CLOCK_SECONDS
-        return is_long and _took_other_mail(history, report, report.at - tried_seconds)
+        is_very_long = tried_seconds >= 2 * history.give_up_after_seconds - _CLOCK_SECONDS
+        return is_very_long or (is_long and _took_other_mail(history, report, report.at - tried_seconds))
     return False
 
 

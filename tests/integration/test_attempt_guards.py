@@ -301,9 +301,10 @@ async def test_addresses_that_a_server_cannot_read_never_open_a_breaker(
     assert crowd.in_state(State.FAILED) == 6
 
 
-async def test_a_local_problem_with_an_address_speaks_neither_for_nor_against_the_server(
-    services: Services, server: ScriptedSmtpServer
+async def test_a_local_problem_with_an_address_is_held_against_a_server_through_which_nothing_goes(
+    services: Services, server: ScriptedSmtpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(services.standing, "is_sent_through", lambda _: True)
     crowd = Crowd(services.ledger)
     crowd.queue()
     server.script.set(Misbehaviour(phase="rcpt", action="reply", reply="451 Temporary local problem"))
@@ -314,7 +315,8 @@ async def test_a_local_problem_with_an_address_speaks_neither_for_nor_against_th
     assert crowd.state() is State.PENDING
     await services.standing.refresh()
     assert services.standing._fleet.state("primary") == "closed"
-    board.fault("primary", "the fifth in a row")
+    monkeypatch.undo()
+    await tried_again(services, crowd)
     services.standing._fleet.refresh_soon()
     await services.standing.refresh()
     assert services.standing._fleet.state("primary") == "open"
@@ -333,6 +335,7 @@ def days_go_by(services: Services, delivery_id: int) -> None:
         for statement in (
             "UPDATE delivery SET first_attempt_at = first_attempt_at - 259200 WHERE id = :id",
             "UPDATE attempt SET finished_at = finished_at - 259200 WHERE delivery_id = :id",
+            "UPDATE campaign SET running_since = running_since - 259200",
         ):
             connection.execute(text(statement), {"id": delivery_id})
 
@@ -354,6 +357,39 @@ async def test_a_mail_that_a_server_answers_with_faults_is_given_up_if_the_serve
         server.script.set(broken)
     await tried_again(services, crowd)
     assert crowd.state() is (State.FAILED if is_well else State.PENDING)
+
+
+async def test_a_mail_that_a_server_answers_with_faults_comes_to_an_end_though_nothing_else_goes_through_it(
+    services: Services, server: ScriptedSmtpServer
+) -> None:
+    crowd = Crowd(services.ledger)
+    server.script.set(Misbehaviour(phase="rcpt", action="reply", reply="451 4.3.0 Temporary lookup failure"))
+    for _ in range(3):
+        await tried_again(services, crowd)
+    days_go_by(services, crowd.ids[0])
+    await tried_again(services, crowd)
+    assert crowd.state() is State.PENDING
+    days_go_by(services, crowd.ids[0])
+    await tried_again(services, crowd)
+    assert crowd.state() is State.FAILED
+
+
+@pytest.mark.parametrize("reply", ["451 4.3.0 Temporary lookup failure", "450 4.2.0 Greylisted"])
+async def test_the_time_of_a_pause_is_not_held_against_a_mail(
+    services: Services, server: ScriptedSmtpServer, reply: str
+) -> None:
+    crowd = Crowd(services.ledger, 2)
+    server.script.set(Misbehaviour(phase="rcpt", action="reply", reply=reply))
+    for _ in range(3):
+        await tried_again(services, crowd)
+    services.ledger.pause(crowd.name)
+    days_go_by(services, crowd.ids[0])
+    services.ledger.resume(crowd.name)
+    server.script.clear()
+    await tried_again(services, crowd, 1)
+    server.script.set(Misbehaviour(phase="rcpt", action="reply", reply=reply))
+    await tried_again(services, crowd)
+    assert crowd.state() is State.PENDING
 
 
 async def test_a_mail_that_was_held_back_for_days_is_not_given_up_at_its_first_deferral(

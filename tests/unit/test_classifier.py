@@ -242,7 +242,7 @@ def test_a_parameter_that_nobody_gave_is_the_servers_fault(phase: str, line: str
     assert judge(phase, line).outcome is Outcome.UNREACHABLE
 
 
-@pytest.mark.parametrize("line", ["500 what", "501 Bad header", "502 no", "503 no", "504 no", "555 no"])
+@pytest.mark.parametrize("line", ["500 what", "501 Bad header", "504 no", "555 no"])
 def test_a_mail_that_a_server_does_not_understand_goes_to_another_and_blames_nobody(line: str) -> None:
     found = judge("dot", line)
     assert (found.outcome, found.scope) == (Outcome.POLICY, Scope.MESSAGE)
@@ -252,7 +252,7 @@ def test_a_mail_that_a_server_does_not_understand_goes_to_another_and_blames_nob
 @pytest.mark.parametrize("line", ["554 5.3.5 loops back to myself", "550 5.7.10 Encryption needed"])
 def test_what_a_server_will_not_do_for_one_recipient_another_may(line: str) -> None:
     found = judge("rcpt", line)
-    assert (found.outcome, found.scope) == (Outcome.POLICY, Scope.MESSAGE)
+    assert (found.outcome, found.scope) == (Outcome.POLICY, Scope.SERVER)
     assert not found.counts_against_server
     assert judge("mail", line).outcome is Outcome.UNREACHABLE
 
@@ -285,12 +285,21 @@ def test_a_connection_that_timed_out_is_not_the_recipients(phase: str, line: str
     assert (found.outcome, found.counts_against_server) == (Outcome.UNREACHABLE, False)
 
 
+@pytest.mark.parametrize("line", ["502 no", "503 5.5.1 bad sequence"])
+def test_a_command_that_a_server_does_not_know_at_the_dot_is_its_own_fault(line: str) -> None:
+    assert (judge("dot", line).outcome, judge("dot", line).counts_against_server) == (
+        Outcome.UNREACHABLE,
+        True,
+    )
+
+
 def test_a_local_problem_with_one_address_goes_to_another_server_and_blames_nobody() -> None:
     line = "451 Temporary local problem - please try later"
     assert (judge("rcpt", line).outcome, judge("rcpt", line).counts_against_server) == (
         Outcome.UNREACHABLE,
         False,
     )
+    assert judge("rcpt", line).counts_if_none_is_sent
     assert judge("mail", line).counts_against_server
 
 

@@ -344,3 +344,18 @@ def test_a_server_that_is_full_for_one_domain_is_not_full_for_the_others() -> No
 
 def test_an_ordinary_deferral_blocks_nothing() -> None:
     assert decided(known(Outcome.DEFERRED, Scope.RECIPIENT), facts()).block is None
+
+
+def test_a_refused_mail_waits_longer_each_time_for_the_other_server_and_not_for_ever() -> None:
+    """A standby that rests is not usable: nothing starts it while the primary is well."""
+    refused = known(Outcome.POLICY, Scope.MESSAGE)
+    waits = []
+    for attempts in range(1, 10):
+        decision = decided(refused, facts(usable_servers=(), attempts=attempts, refused_since=NOW - 172_799))
+        assert (decision.to, decision.deferral) == (State.PENDING, False)
+        waits.append(decision.wait_seconds)
+    assert waits == [60, 60, 60, 60, 300, 900, 3600, 14400, 14400]
+    over = decided(refused, facts(usable_servers=(), attempts=9, refused_since=NOW - 172_800))
+    assert (over.to, over.task_state) == (State.FAILED, "failure")
+    usable = decided(refused, facts(attempts=9, refused_since=NOW - 172_800))
+    assert (usable.to, usable.to_server) == (State.QUEUED, "secondary"), "one that may take it is asked"

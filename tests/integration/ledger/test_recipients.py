@@ -98,6 +98,21 @@ def test_the_rest_of_an_import_is_taken_though_all_before_it_were_served(ledger:
         ledger.add_recipients(crowd.campaign_id, new_recipients(2, start=4), rest)
 
 
+def test_a_list_that_was_put_right_after_an_interrupted_import_is_taken_as_its_rest(ledger: Ledger) -> None:
+    crowd = Crowd(ledger, 0)
+    begun = ledger.begin_import(crowd.campaign_id, "digest")
+    ledger.begin_import(crowd.campaign_id, "never read")
+    first = ImportProgress(import_id=begun.id, from_line=0, from_position=0, line=3, position=120)
+    ledger.add_recipients(crowd.campaign_id, [], first)
+    assert ledger.finish_idle() == [crowd.name]
+    other = ledger.begin_import(crowd.campaign_id, "digest of the whole")
+    whole = ImportProgress(
+        import_id=other.id, from_line=0, from_position=0, line=9, position=9, finished=True
+    )
+    assert ledger.add_recipients(crowd.campaign_id, new_recipients(1), whole).added == 1
+    assert crowd.counts().status is Status.RUNNING
+
+
 def test_a_rest_that_is_nobody_leaves_the_campaign_finished(ledger: Ledger) -> None:
     crowd = Crowd(ledger, 0)
     begun = ledger.begin_import(crowd.campaign_id, "digest")

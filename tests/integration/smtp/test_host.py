@@ -15,6 +15,7 @@ import trustme
 from campaigns.demo.smtp_server import ScriptedSmtpServer
 from campaigns.reply import Fault, Phase
 from tests.integration.smtp.trial import PATIENT, QUICK, Trial, configured
+from workers import host as host_module
 from workers.connections import ConnectionPool
 from workers.host import Host
 from workers.smtp import SmtpConnection, SmtpFailure
@@ -106,6 +107,21 @@ async def test_an_address_that_swallows_all_leaves_time_for_the_next(
         assert held[-1].getpeername() == (server.host, server.port)
         for connection in held:
             connection.close()
+
+
+async def test_one_of_many_addresses_has_time_enough_to_answer(
+    dns: Dns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dns.may_answer.set()
+    dns.addresses = tuple(("127.0.0.1", port) for port in range(2000, 2020))
+    with socket.socket() as found:
+
+        async def far_away(*_: object) -> socket.socket:
+            await asyncio.sleep(0.3)
+            return found
+
+        monkeypatch.setattr(host_module, "_connected", far_away)
+        assert await Host("mx.example", 25, dns).connect(2.0) is found
 
 
 @pytest.mark.parametrize("tls", ["starttls", "implicit"])
