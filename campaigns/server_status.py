@@ -44,7 +44,8 @@ class ServerStatus:
     """One server now. `share` is the part (0 to 1) of the default stream's new mail that it is given.
 
     `state`, `since` and `reason` are the breaker's; `returned` is the part of its usual share that it has
-    back. While the broker does not answer the state is "unknown", the reason says so, and `share` is None.
+    back. While the broker does not answer the state is "unknown", the reason and `broker_trouble` say so, and
+    `share` is None; of a health board that is apart (`state`) `broker_trouble` says nothing.
     `standby` is None for a server that need not be started. `is_probe_outdated`: mail was tried, or its
     breaker changed, since the last probe.
     """
@@ -67,6 +68,7 @@ class ServerStatus:
     is_probe_outdated: bool = False
     used: tuple[UsedLimit, ...] = ()
     overdue_drill: str | None = None
+    broker_trouble: str = ""
 
     @property
     def state_text(self) -> str:
@@ -168,15 +170,21 @@ def server_statuses(
     """
     given = _given(settings, facts, now)
     statuses = [_status(settings, server, facts, given.get(server.name, 0.0)) for server in settings.servers]
-    return [_not_known(status, trouble) for status in statuses] if trouble else statuses
+    if not trouble:
+        return statuses
+    is_apart = settings.state is not None
+    return [_not_known(status, trouble, is_apart=is_apart) for status in statuses]
 
 
-def _not_known(status: ServerStatus, trouble: str) -> ServerStatus:
+def _not_known(status: ServerStatus, trouble: str, *, is_apart: bool) -> ServerStatus:
     """What the database says still holds: a server that is off for the operator has no share."""
     is_off = status.state_text in {*_MODE_TEXTS.values(), *_STANDBY_TEXTS.values()}
     share = 0.0 if is_off else None
-    reason = f"not known now: the broker {trouble}"
-    return replace(status, state=UNKNOWN, share=share, since=None, reason=reason)
+    reason = f"not known now: {'the Redis that `state` names' if is_apart else 'the broker'} {trouble}"
+    broker_trouble = "" if is_apart else trouble
+    return replace(
+        status, state=UNKNOWN, share=share, since=None, reason=reason, broker_trouble=broker_trouble
+    )
 
 
 def with_last_fault(status: ServerStatus, ledger: Ledger) -> ServerStatus:

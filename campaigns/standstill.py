@@ -18,12 +18,14 @@ _ON_TRIAL = "on trial"
 def why_nothing_moves(servers: Sequence[ServerStatus]) -> str:
     """What keeps all `servers` of a running campaign from taking new mail; empty if one of them may.
 
+    Without the broker none is given any: what a worker holds already may go out meanwhile.
     One that is on trial takes single mails alone, as many as prove it, and so counts among them.
     """
     if not any(server.has_worker for server in servers):
         return NO_WORKER
-    if any(_takes_new(server) for server in servers):
-        return ""
+    takers = [server for server in servers if _takes_new(server)]
+    if takers:
+        return _without_broker(takers)
     told = ", ".join(f"{server.name} {_cause(server)}" for server in servers)
     remedy = ""
     if any(server.mode is not None and server.mode.mode != "open" for server in servers):
@@ -41,6 +43,11 @@ def may_carry(server: ServerStatus) -> bool:
 def _takes_new(server: ServerStatus) -> bool:
     is_free = server.state_text != _ON_TRIAL and may_carry(server)
     return is_free and (server.mode is None or server.mode.mode == "open")
+
+
+def _without_broker(takers: Sequence[ServerStatus]) -> str:
+    trouble = takers[0].broker_trouble
+    return f"the broker {trouble}: what is queued waits for it" if trouble else ""
 
 
 def _cause(server: ServerStatus) -> str:

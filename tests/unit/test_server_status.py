@@ -132,6 +132,17 @@ def test_what_the_operator_did_is_told_before_what_the_breaker_did() -> None:
     assert (primary.state_text, primary.state) == ("closed by hand", "open")
 
 
+def test_only_a_board_that_is_with_the_broker_tells_of_its_trouble(tmp_path: Path) -> None:
+    apart = Settings(directory=tmp_path, servers=settings().servers, state="redis://h:1/0")
+    for one, told, trouble in (
+        (settings(), "the broker", "is not there"),
+        (apart, "the Redis that `state` names", ""),
+    ):
+        status = server_statuses(one, ServerFacts(), NOW, trouble="is not there")[0]
+        assert (status.state, status.broker_trouble) == ("unknown", trouble)
+        assert status.reason_text == f"not known now: {told} is not there"
+
+
 def test_what_the_operator_did_is_known_without_the_broker() -> None:
     facts = ServerFacts(modes={"primary": mode("primary", "closed")})
     statuses = server_statuses(settings(("start",)), facts, NOW, trouble="is not there")

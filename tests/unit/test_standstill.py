@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -52,6 +53,26 @@ def test_without_any_worker_that_is_the_reason() -> None:
 )
 def test_each_server_s_reason_is_told(servers: list[ServerStatus], told: str) -> None:
     assert why_nothing_moves(servers) == told
+
+
+@pytest.mark.parametrize("trouble", ["is not there", "did not answer in time"])
+def test_without_the_broker_that_is_the_reason_and_what_still_goes_out_is_not_denied(trouble: str) -> None:
+    away = [server(name, state="unknown", share=None, broker_trouble=trouble) for name in ("a", "b")]
+    told = f"the broker {trouble}: what is queued waits for it"
+    assert why_nothing_moves(away) == told
+    assert why_nothing_moves([replace(away[0], has_worker=False), away[1]]) == told
+    assert all(may_carry(one) for one in away)
+
+
+def test_the_operators_hand_is_told_before_the_broker_that_is_away() -> None:
+    away = {"state": "unknown", "share": None, "broker_trouble": "is not there"}
+    told = why_nothing_moves([server("a", mode="closed", **away), server("b", mode="drained", **away)])
+    assert told.startswith("no server takes mail now: a is closed by hand, b is drained by hand")
+    assert why_nothing_moves([server("a", has_worker=False, **away)]) == NO_WORKER
+
+
+def test_a_health_board_apart_that_is_away_keeps_no_mail_from_going_out() -> None:
+    assert why_nothing_moves([server("a", state="unknown", share=None)]) == ""
 
 
 def test_a_server_on_trial_still_carries_the_mails_that_try_it() -> None:

@@ -389,6 +389,22 @@ def test_status_tells_why_nothing_moves_and_no_rate_that_is_not_true(
     )
 
 
+def test_status_tells_that_the_broker_is_away_and_no_rate_unless_mail_still_goes_out(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.send()
+    with Client(load_settings()) as client:
+        client.ledger.heartbeat("w", ["primary", "secondary"], host="here", pid=1, sent_per_second=0.0)
+        shown = line_of(client.campaign("spring").view())
+    why = "the broker is not there: what is queued waits for it"
+    told = desk.run("status", "spring").stdout
+    assert why in told and why in shown
+    assert "mails/s" not in told and "no estimate" not in told + shown
+    monkeypatch.setattr(Client, "rate_per_second", lambda *_: 40.0)
+    told = desk.run("status", "spring").stdout
+    assert why in told and "40.0 mails/s" in told
+
+
 def test_status_tells_when_a_scheduled_campaign_starts_and_that_a_draft_was_not_sent(desk: Desk) -> None:
     desk.send("--at", "2040-01-02T09:00:00Z", name="later")
     told = desk.run("status", "later").stdout
