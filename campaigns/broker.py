@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -17,12 +18,15 @@ from campaigns.errors import BrokerError, BrokerUnavailable
 if TYPE_CHECKING:
     from campaigns.settings import Settings
 
-__all__ = ["check_broker", "is_redis", "redis_client", "redis_url", "shown_url"]
+__all__ = ["check_broker", "is_redis", "redis_client", "redis_url", "shown_url", "try_write"]
 
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 1.0
 ANSWER_SECONDS = 5.0
+_TAKES_NOTHING = re.compile(r"\b(OOM|MISCONF|READONLY|NOREPLICAS)\b")
+"""Full, its disk full or broken, a replica, or a primary that lacks its replicas: all may pass."""
+_TRIED_KEY, _TRIED_SECONDS = "campaigns:tried", 5
 
 
 def is_redis(broker_url: str) -> bool:
@@ -80,8 +84,9 @@ def broker_errors(broker_url: str) -> Iterator[None]:
     except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
         raise BrokerUnavailable(f"the broker at {where} cannot be reached: {_cause(error)}") from error
     except redis.RedisError as error:
-        if isinstance(error, (redis.OutOfMemoryError, redis.ReadOnlyError)) or "OOM" in str(error):
-            raise BrokerUnavailable(f"the broker at {where} takes no messages: {error}") from error
+        known = isinstance(error, (redis.OutOfMemoryError, redis.ReadOnlyError))
+        if known or _TAKES_NOTHING.search(str(error)):
+            raise BrokerUnavailable(f"the broker at {where} takes no messages: {_cause(error)}") from error
         raise BrokerError(f"the broker at {where} refused: {error}") from error
 
 
@@ -104,6 +109,17 @@ def check_broker(settings: Settings) -> None:
             " messages away: set it to noeviction (redis-cli config set maxmemory-policy noeviction,"
             " and in its configuration file)"
         )
+
+
+def try_write(settings: Settings) -> None:
+    """Refuses a Redis or Valkey server that answers and takes nothing. Says nothing about other brokers.
+
+    Leaves one small key, which is gone after some seconds. Raises BrokerUnavailable with the broker's words.
+    """
+    if not is_redis(settings.broker_url):
+        return
+    with broker_errors(settings.broker_url), redis_client(settings.broker_url) as client:
+        client.set(_TRIED_KEY, "1", ex=_TRIED_SECONDS)
 
 
 def _maxmemory_policy(client: redis.Redis) -> str | None:

@@ -11,12 +11,13 @@ from typing import Any
 
 import redis
 from kombu import Connection
+from sqlalchemy import exc, text
 
 from campaigns.alert_channels import channel_statuses, channels
 from campaigns.broker import check_broker as check_fitness
-from campaigns.broker import is_redis, redis_client
-from campaigns.database import create_database
-from campaigns.errors import BrokerError, BrokerUnavailable, CampaignsError
+from campaigns.broker import is_redis, redis_client, try_write
+from campaigns.database import Database, create_database
+from campaigns.errors import BrokerError, BrokerUnavailable, CampaignsError, DatabaseError
 from campaigns.ledger import Ledger
 from campaigns.server import Server
 from campaigns.server_check import check_server
@@ -50,7 +51,7 @@ class Finding:
 
 
 def run_checks(settings: Settings) -> list[Finding]:
-    """Tries everything, the servers at the same time. Sends and changes nothing."""
+    """Tries everything, the servers at the same time. Sends nothing, and leaves nothing changed."""
     findings = [check_database(settings), check_broker(settings), *check_state(settings)]
     with ThreadPoolExecutor(max_workers=8) as pool:
         findings += pool.map(partial(_server_finding, settings), settings.servers)
@@ -58,7 +59,7 @@ def run_checks(settings: Settings) -> list[Finding]:
 
 
 def check_database(settings: Settings) -> Finding:
-    """Reachable, durable, migrated."""
+    """Reachable, durable, migrated, and not read-only."""
     if settings.missing_database_file is not None:
         detail = f"{settings.missing_database_file.name} is not there yet; `campaigns up` or `send` makes it"
         return Finding(name="database", ok=True, detail=detail)
@@ -66,6 +67,7 @@ def check_database(settings: Settings) -> Finding:
         database = create_database(settings.database)
         try:
             database.check()
+            _try_to_write(database)
             return Finding(name="database", ok=True, detail=f"{database.dialect}, durable, up to date")
         finally:
             database.close()
@@ -73,17 +75,45 @@ def check_database(settings: Settings) -> Finding:
         return Finding(name="database", ok=False, detail=str(error))
 
 
+def _try_to_write(database: Database) -> None:
+    """An update that meets no row, taken back: one that may not write is refused all the same.
+
+    Raises DatabaseError. In a transaction that began as one that reads: one that writes would ask a file that
+    is read-only for its lock, until the time for that is over.
+    """
+    try:
+        with database.read() as connection:
+            connection.execute(text("UPDATE campaign SET name = name WHERE id < 0"))
+            connection.rollback()
+    except exc.DBAPIError as error:
+        refusal = str(error.orig).strip().splitlines()[0]
+        raise DatabaseError(f"the database cannot be written: {refusal}") from error
+
+
 def check_broker(settings: Settings) -> Finding:
-    """Reachable, and never evicting what it holds."""
+    """Reachable, never evicting what it holds, and taking what it is given."""
     if settings.embedded and not settings.broker_socket.exists():
         return Finding(name="broker", ok=True, detail="embedded; `campaigns up` starts it")
     try:
         try_broker(settings)
+        try_write(settings)
         kept = ", and throws nothing away (noeviction)" if is_redis(settings.broker_url) else ""
         return Finding(name="broker", ok=True, detail=f"it answers{kept}")
     except BrokerError as error:
-        remedy = "; start it with `campaigns up`" if settings.embedded else ""
-        return Finding(name="broker", ok=False, detail=f"{error}{remedy}")
+        return Finding(name="broker", ok=False, detail=f"{error}{_broker_remedy(settings, error)}")
+
+
+def _broker_remedy(settings: Settings, error: BrokerError) -> str:
+    """What helps, where the broker's own words do not say so: one that refuses is there already."""
+    refusal = error.__cause__
+    if isinstance(refusal, redis.OutOfMemoryError):
+        return "; raise its maxmemory, or empty it"
+    if isinstance(refusal, redis.ReadOnlyError):
+        return "; use the primary's address"
+    if isinstance(refusal, redis.ResponseError) and "MISCONF" in str(refusal):
+        return "; see that its disk has space and can be written"
+    is_away = isinstance(error, BrokerUnavailable) and not isinstance(refusal, redis.ResponseError)
+    return "; start it with `campaigns up`" if is_away and settings.embedded else ""
 
 
 def try_broker(settings: Settings) -> None:

@@ -9,11 +9,12 @@ import pytest
 import redis
 
 from campaigns import publishing
-from campaigns.broker import check_broker, redis_url
+from campaigns.broker import check_broker, redis_url, try_write
 from campaigns.broker_queue import waiting_count, waiting_deliveries
 from campaigns.errors import BrokerError, BrokerUnavailable
 from campaigns.queues import create_app, nudge, publish_deliveries
 from campaigns.settings import Settings
+from tests.crowd import eventually
 from tests.integration.celery.worker_process import Delivery
 
 SERVERS = [{"name": "primary", "url": "smtp://127.0.0.1:2525", "tls": "none"}]
@@ -138,6 +139,39 @@ def test_a_full_broker_is_unavailable_and_takes_messages_again_when_it_has_room(
         publish_deliveries(app, [Delivery(delivery_id=1)])
     client.config_set("maxmemory", 0)
     publish_deliveries(app, [Delivery(delivery_id=1)])
+
+
+def refuse_as_a_replica(client, directory):
+    client.replicaof("127.0.0.1", 1)
+
+
+def refuse_without_replicas(client, directory):
+    client.config_set("min-replicas-to-write", 1)
+
+
+def refuse_for_its_disk(client, directory):
+    """Its dump cannot be written: where the file should be, there is a directory."""
+    (directory / "valkey" / "dump.rdb").mkdir()
+    client.config_set("save", "3600 1")
+    client.bgsave()
+    eventually(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err")
+
+
+@pytest.mark.parametrize("refuse", [refuse_as_a_replica, refuse_without_replicas, refuse_for_its_disk])
+def test_a_broker_that_takes_no_writes_now_is_unavailable_not_wrong(app, settings, client, directory, refuse):
+    publish_deliveries(app, [Delivery(delivery_id=1)])
+    try_write(settings)
+    refuse(client, directory)
+    with pytest.raises(BrokerUnavailable, match="takes no messages"):
+        publish_deliveries(app, [Delivery(delivery_id=2)])
+    with pytest.raises(BrokerUnavailable, match="takes no messages"):
+        try_write(settings)
+    client.config_set("save", "")  # with a dump to write it would not end
+
+
+def test_what_is_tried_leaves_nothing_for_long(settings, client):
+    try_write(settings)
+    assert [0 < client.ttl(key) <= 5 for key in client.scan_iter()] == [True]
 
 
 def test_a_broker_that_may_throw_messages_away_is_refused(settings, client):

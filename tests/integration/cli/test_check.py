@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import redis
 import trustme
 from pydantic import SecretStr
 
@@ -23,6 +26,11 @@ from campaigns.local.broker import EmbeddedBroker
 from campaigns.server import Server, Tls
 from campaigns.server_check import check_server
 from campaigns.settings import Delivery, Settings
+from tests.crowd import eventually
+from tests.postgres import PostgresServer
+
+SQLITE_WRITE_VERSION_AT = 18
+"""https://www.sqlite.org/fileformat.html#file_format_version_numbers"""
 
 
 @pytest.fixture
@@ -234,7 +242,100 @@ def test_a_broker_that_throws_messages_away_is_found(with_broker: Settings) -> N
         client.config_set("maxmemory-policy", "allkeys-lru")
     finding = check_broker(with_broker)
     assert not finding.ok
-    assert "noeviction" in finding.detail
+    assert "noeviction" in finding.detail and "campaigns up" not in finding.detail
+
+
+def fill(client: redis.Redis, _: Path) -> None:
+    client.config_set("maxmemory", 1)
+
+
+def make_replica(client: redis.Redis, _: Path) -> None:
+    client.replicaof("127.0.0.1", 1)
+
+
+def spoil_disk(client: redis.Redis, directory: Path) -> None:
+    """Its dump cannot be written: where the file should be, there is a directory."""
+    (directory / "dump.rdb").mkdir()
+    client.config_set("save", "3600 1")
+    client.bgsave()
+    eventually(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err")
+
+
+@pytest.mark.parametrize(
+    ("refuse", "told"),
+    [
+        (fill, ("used memory > 'maxmemory'", "; raise its maxmemory, or empty it")),
+        (make_replica, ("read only replica", "; use the primary's address")),
+        (spoil_disk, ("MISCONF", "; see that its disk has space and can be written")),
+    ],
+)
+def test_a_broker_that_answers_and_takes_nothing_is_found_and_told_with_what_helps(
+    with_broker: Settings, refuse: Callable[[redis.Redis, Path], None], told: tuple[str, str]
+) -> None:
+    with redis_client(with_broker.broker_url) as client:
+        refuse(client, Path(client.config_get("dir")["dir"]))
+        finding = check_broker(with_broker)
+        client.config_set("save", "")  # with a dump to write it would not end
+    assert not finding.ok and "takes no messages: " in finding.detail
+    assert told[0] in finding.detail and finding.detail.endswith(told[1])
+
+
+def test_a_broker_that_is_not_there_any_more_is_to_be_started() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        settings = Settings(directory=Path(directory), servers=(server(1),))
+        settings.broker_socket.parent.mkdir(parents=True, exist_ok=True)
+        with socket.socket(socket.AF_UNIX) as left:
+            left.bind(str(settings.broker_socket))
+        finding = check_broker(settings)
+    assert not finding.ok
+    assert "cannot be reached" in finding.detail and finding.detail.endswith("start it with `campaigns up`")
+
+
+def test_a_sqlite_file_that_cannot_be_written_is_found(sqlite_url: str, tmp_path: Path) -> None:
+    """As it is for root, too: by its header it is of a later format, to be read and not to be written."""
+    settings = Settings(directory=tmp_path, servers=(server(1),), database=sqlite_url)
+    assert check_database(settings).ok
+    with (tmp_path / "campaigns.db").open("r+b") as file:
+        file.seek(SQLITE_WRITE_VERSION_AT)
+        file.write(b"\x03")
+    started = time.monotonic()
+    finding = check_database(settings)
+    assert not finding.ok and "attempt to write a readonly database" in finding.detail
+    assert time.monotonic() - started < 5
+
+
+def test_a_postgresql_that_is_read_only_is_found(
+    postgres: PostgresServer, postgres_url: str, tmp_path: Path
+) -> None:
+    name = postgres_url.rsplit("/", 1)[1]
+    settings = Settings(directory=tmp_path, servers=(server(1),), database=postgres_url)
+    assert check_database(settings).ok
+    postgres.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    finding = check_database(settings)
+    assert not finding.ok and "read-only transaction" in finding.detail
+
+
+def test_a_postgresql_user_who_may_only_read_is_found(
+    postgres: PostgresServer, postgres_url: str, tmp_path: Path
+) -> None:
+    name = postgres_url.rsplit("/", 1)[1]
+    reader = f"reader_{name}"
+    postgres.execute(f"CREATE ROLE {reader} LOGIN IN ROLE pg_read_all_data")
+    url = postgres_url.replace("campaigns@", f"{reader}@")
+    try:
+        finding = check_database(Settings(directory=tmp_path, servers=(server(1),), database=url))
+    finally:
+        postgres.execute(f"DROP ROLE {reader}")
+    assert not finding.ok and "permission denied for table campaign" in finding.detail
+
+
+def test_what_the_check_tries_changes_nothing(database_url: str, tmp_path: Path) -> None:
+    settings = Settings(directory=tmp_path, servers=(server(1),), database=database_url)
+    with Client(settings) as client:
+        client.create_campaign("spring", sender="n@example.com", subject="x", text="x")
+        before = client.ledger.campaign("spring")
+        assert check_database(settings).ok
+        assert client.ledger.campaign("spring") == before
 
 
 def test_workers_are_told_and_health_is_shown_where_the_broker_runs(with_broker: Settings) -> None:
