@@ -1,10 +1,13 @@
-"""Redis's absence: said once when it begins and once when it is over, whoever in a process sees it."""
+"""The absence of Redis or the broker: said once when it begins and once when it ends, whoever in a process
+sees it."""
 
 from __future__ import annotations
 
 import logging
 import threading
 from functools import cache
+
+from campaigns.errors import CampaignsError
 
 __all__ = ["Absence", "absence_of"]
 
@@ -26,7 +29,9 @@ class Absence:
         with self._lock:
             is_new, self._until = self._until is None, until
         if is_new:
-            self._log.warning(self._gone, extra={"error": type(error).__name__})
+            is_ours = isinstance(error, CampaignsError)  # then it says what is wrong, and no secrets
+            why = {"reason": str(error)} if is_ours else {"error": type(error).__name__}
+            self._log.warning(self._gone, extra=why)
 
     def ends(self, now: float) -> None:
         """It answered; what was asked before it went away, and answered late, ends nothing."""
@@ -42,5 +47,5 @@ class Absence:
 
 @cache
 def absence_of(state_url: str | None, log: logging.Logger, gone: str, back: str) -> Absence:
-    """The one that this process keeps for that Redis and those lines."""
+    """The one that this process keeps for that address and those lines."""
     return Absence(log, gone=gone, back=back)

@@ -4,7 +4,6 @@ Any number of producers may run at once. `Ledger.enqueue` moves each delivery on
 its message published; a producer that dies in between leaves a `queued` row that the sweep publishes again.
 """
 
-import logging
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,8 @@ from celery import Celery
 
 from campaigns import routing, sharing
 from campaigns.allowance import Allowance
-from campaigns.errors import BrokerUnavailable
+from campaigns.broker_outage import BrokerOutage
+from campaigns.errors import BrokerError
 from campaigns.fleet import Fleet
 from campaigns.ledger import Due, Ledger, QueuedDelivery
 from campaigns.limits import Limits
@@ -27,8 +27,6 @@ from campaigns.routing import Share
 from campaigns.settings import Settings
 
 __all__ = ["Producer"]
-
-log = logging.getLogger(__name__)
 
 BATCH = 500
 """Deliveries in one transaction: its write lock on SQLite lasts some 50 ms at most."""
@@ -79,6 +77,7 @@ class Producer:
         self._shares: dict[tuple[str, ...], Share] = defaultdict(Share)
         self._held_until: dict[int, float] = {}
         self._moved = MovedMail("waiting mail was moved to idle servers", "stream", monotonic=monotonic)
+        self._outage = BrokerOutage(settings.broker_url, monotonic=monotonic)
 
     def __repr__(self) -> str:
         return f"<Producer: {self._rooms!r}>"
@@ -89,7 +88,10 @@ class Producer:
         self._allowance.close()
 
     def run_once(self) -> int:
-        """Fill the windows once; returns how many messages were published. Raises DatabaseUnavailable."""
+        """Fill the windows once; returns how many messages were published. Raises DatabaseUnavailable.
+
+        A broker that takes none is waited out.
+        """
         self._fleet.refresh()
         self._allowance.refresh()
         self._rooms.look(self._ledger.queued_by_stream())
@@ -107,8 +109,7 @@ class Producer:
         allowed = self._allowed(due)
         taken = self._ledger.enqueue(self._assign_within(allowed, due, room, urgent))
         self._give_back(allowed, due, taken)
-        self._publish(taken)
-        return len(taken)
+        return self._publish(taken)
 
     def _due(self, room: Mapping[str, int], running: Sequence[str]) -> list[Due]:
         """Only what may find room: the rest would take the places of others, turn after turn."""
@@ -304,12 +305,17 @@ class Producer:
         self._moved.add(stream, count)
         return count
 
-    def _publish(self, taken: Sequence[QueuedDelivery], *, ahead: bool = False) -> None:
+    def _publish(self, taken: Sequence[QueuedDelivery], *, ahead: bool = False) -> int:
+        """How many were; the sweep publishes the rest when the broker takes them."""
+        if not taken:
+            return 0
         try:
-            if taken:
-                publish_deliveries(self._app, taken, ahead=ahead)
-        except BrokerUnavailable:
-            log.warning("the broker is away; what was queued is published later", extra={"count": len(taken)})
+            publish_deliveries(self._app, taken, ahead=ahead)
+        except BrokerError as error:
+            self._outage.refused(error)
+            return 0
+        self._outage.served()
+        return len(taken)
 
 
 def _first_of(due: Sequence[Due], allowed: Mapping[int, int]) -> tuple[list[Due], list[Due]]:

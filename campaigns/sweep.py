@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from celery import Celery
 
+from campaigns.broker_outage import BrokerOutage
 from campaigns.broker_queue import held_count, waiting_count, waiting_deliveries
 from campaigns.errors import BrokerError
 from campaigns.fleet import READER_SECONDS, Fleet
@@ -62,6 +63,7 @@ class Sweeper:
         self._look_at_waits_at = float("-inf")
         self._clock_ahead_seconds = float("-inf")
         self._moved = MovedMail("waiting mail was moved to another server", "server", monotonic=monotonic)
+        self._outage = BrokerOutage(settings.broker_url, monotonic=monotonic)
 
     def __repr__(self) -> str:
         return f"<Sweeper of {self._fleet!r}>"
@@ -86,9 +88,12 @@ class Sweeper:
             self.reroute(server)
         self._moved.sum_up(ongoing=self._fleet.failing())
         try:
-            self._republish_lost()
+            is_asked = self._republish_lost()
         except BrokerError as error:
-            log.warning("lost messages are looked for when the broker is well: %s", error)
+            self._outage.refused(error)
+        else:
+            if is_asked:
+                self._outage.served()
 
     def _record(self, campaign: str, before: Status, after: Status, reason: str) -> None:
         self._ledger.record_event(
@@ -182,15 +187,18 @@ class Sweeper:
         if shortened:
             log.warning("mail waited for the time before the clock was set back", extra={"count": shortened})
 
-    def _republish_lost(self) -> None:
-        """Publish again what the ledger has queued and the broker does not hold."""
+    def _republish_lost(self) -> bool:
+        """Publish again what the ledger has queued and the broker does not hold; whether that was asked."""
         queued = self._ledger.queued_counts()
         held = held_count(self._app) if queued else None
+        is_asked = held is not None
         for server, count in queued.items():
             patience = SUSPICIOUS_SECONDS if self._is_short(server, count, held) else QUEUED_SECONDS
             stale = self._ledger.stale_queued(server, patience, CHUNK)
             if stale:
                 self._republish(server, count, stale)
+                is_asked = True
+        return is_asked
 
     def _is_short(self, server: str, queued: int, held: int | None) -> bool:
         """Whether the broker surely holds too few messages: a flush, or a restart without its file."""
@@ -198,15 +206,20 @@ class Sweeper:
         return held is not None and waiting is not None and queued > waiting + held
 
     def _republish(self, server: str, queued: int, stale: Sequence[QueuedDelivery]) -> None:
+        """What the broker does not take keeps its age, and is tried again in the next turn.
+
+        If the database is lost before their wait begins anew, or two sweep at once, some may be published
+        twice: no more than a chunk, and each is claimed once.
+        """
         waiting = waiting_deliveries(self._app, server)
         if waiting is None:
             stale = lost = self._oldest_missing(server, queued, stale)
         else:
             lost = [delivery for delivery in stale if delivery.delivery_id not in waiting]
-        self._ledger.touch_queued([delivery.delivery_id for delivery in stale])
         if lost:
-            log.warning("lost messages are published again", extra={"server": server, "count": len(lost)})
             publish_deliveries(self._app, lost)
+            log.warning("lost messages were published again", extra={"server": server, "count": len(lost)})
+        self._ledger.touch_queued([delivery.delivery_id for delivery in stale])
 
     def _oldest_missing(
         self, server: str, queued: int, stale: Sequence[QueuedDelivery]
@@ -222,7 +235,7 @@ class Sweeper:
     def _publish(self, deliveries: Sequence[QueuedDelivery]) -> None:
         try:
             publish_deliveries(self._app, deliveries, ahead=True)
-        except BrokerError:
-            log.warning(
-                "the broker is away; what was moved is published later", extra={"count": len(deliveries)}
-            )
+        except BrokerError as error:  # they are queued: they are looked for, and published then
+            self._outage.refused(error)
+        else:
+            self._outage.served()

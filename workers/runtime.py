@@ -13,9 +13,10 @@ from typing import TypeVar
 
 from celery import Celery
 
+from campaigns.broker_outage import BrokerOutage
 from campaigns.database import create_database
 from campaigns.drill_calendar import remind_of_drills
-from campaigns.errors import CampaignsError, DatabaseUnavailable
+from campaigns.errors import BrokerError, CampaignsError, DatabaseUnavailable
 from campaigns.fleet import Fleet
 from campaigns.health import HealthBoard
 from campaigns.ledger import Ledger
@@ -53,6 +54,8 @@ JOURNAL_SECONDS = 30.0
 """How often the journals of workers that died are looked for."""
 DRILL_SECONDS = 60.0
 PROBE_LOOK_SECONDS = 2.0
+AGAIN_SECONDS = 1.0
+"""After a step of a loop that failed."""
 STANDBY_SECONDS = 1.0
 STANDBY_END_SECONDS = 10.0
 """At the end: how long a standby's command may take to be ended, and its turn to be given back."""
@@ -84,6 +87,7 @@ class Runtime:
         self._idle.set()
         self._load = LoadMeter()
         self._outages_seen = 0
+        self._broker_outage = BrokerOutage(settings.broker_url)
         self._producing = asyncio.Lock()
         self._sweeping = asyncio.Lock()
         self._moving: set[asyncio.Task[None]] = set()
@@ -244,12 +248,15 @@ class Runtime:
         except DatabaseUnavailable:
             self.services.database_lost()
             await self.services.database_ready()
+        except BrokerError as error:
+            self._broker_outage.refused(error)
+            await asyncio.sleep(AGAIN_SECONDS)
         except Exception:
             log.exception(
                 "a background step failed; it is tried again",
                 extra={"step": getattr(step, "__name__", "reroute")},
             )
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(AGAIN_SECONDS)
         return None
 
 

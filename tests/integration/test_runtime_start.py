@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from campaigns.database import create_database
 from campaigns.errors import BrokerError, DatabaseError
 from campaigns.ledger import Ledger
 from campaigns.local.broker import EmbeddedBroker
+from campaigns.publishing import publish_deliveries
 from campaigns.queues import create_app
 from campaigns.settings import Settings, load_settings
 from campaigns.states import State
@@ -105,3 +107,57 @@ async def test_a_worker_does_not_begin_with_a_broker_that_may_throw_messages_awa
     with pytest.raises(BrokerError, match=r"allkeys-lru.*noeviction"):
         await workplace.start()
     await workplace.stop()
+
+
+@pytest.fixture
+def runtime(sqlite_url: str, tmp_path: Path) -> Iterator[Runtime]:
+    """Of a worker whose broker refuses every message, for a reason of its own."""
+    settings = settings_of(tmp_path, sqlite_url, "embedded")
+    broker = EmbeddedBroker.of(settings)
+    broker.start()
+    with redis.Redis(unix_socket_path=str(settings.broker_socket)) as client:
+        client.execute_command("ACL", "SETUSER", "default", "-lpush", "-rpush")
+    yield Runtime(settings, create_app(settings), ["primary"])
+    broker.stop()
+
+
+def lines_of(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    return [(one.levelname, one.getMessage()) for one in caplog.records if one.levelno >= logging.WARNING]
+
+
+GONE = ("WARNING", "the broker takes no messages; what is queued is published when it does")
+
+
+async def test_a_broker_that_refuses_what_is_produced_is_a_line(
+    runtime: Runtime, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    crowd = Crowd(runtime.services.ledger, 3)
+    for _ in range(3):
+        assert await runtime._once(runtime.produce) == 0
+        assert runtime.services.ledger.withdraw_queued("primary", 3, stream="promotional") == 3
+        await asyncio.sleep(0.3)  # its turn comes again
+    assert crowd.in_state(State.PENDING) == 3
+    assert lines_of(caplog) == [GONE]
+    assert "lpush" in vars(caplog.records[-1])["reason"]
+    await runtime.stop()
+
+
+async def test_a_step_that_meets_a_broker_that_refuses_pauses_and_is_no_surprise(
+    runtime: Runtime, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.WARNING)
+    monkeypatch.setattr("workers.runtime.AGAIN_SECONDS", 0.2)
+    app = create_app(runtime.settings)
+    crowd = Crowd(runtime.services.ledger, 3)
+    crowd.queue("primary")
+
+    async def publish() -> None:
+        publish_deliveries(app, runtime.services.ledger.queued_of(crowd.campaign_id))
+
+    began = time.monotonic()
+    for _ in range(3):
+        await runtime._once(publish)
+    assert time.monotonic() - began >= 0.6
+    assert lines_of(caplog) == [GONE]
+    await runtime.stop()

@@ -1,6 +1,7 @@
 """The sweep, step by step, on a real ledger (both kinds) and a real Valkey; no workers, no waiting."""
 
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import redis
 from sqlalchemy import text
 
+from campaigns.broker_outage import SETTLED_SECONDS
 from campaigns.broker_queue import waiting_deliveries
 from campaigns.client import Client
 from campaigns.fleet import Fleet
@@ -267,6 +269,94 @@ def test_a_flush_is_noticed_long_before_the_usual_patience_ends(bench: Bench) ->
     crowd.set("queued_at", bench.ledger.now() - 5)
     bench.sweeper.run_once()
     assert bench.waiting("primary") == set(crowd.ids)
+
+
+class Told:
+    """What the log says of the broker, and what of mail that is published again."""
+
+    LOGGERS = ("campaigns.broker_outage", "campaigns.sweep")
+
+    def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
+        for name in self.LOGGERS:
+            caplog.set_level(logging.INFO, name)
+        self._caplog = caplog
+
+    def lines(self) -> list[tuple[str, ...]]:
+        """All since the last time."""
+        fields = ("server", "count")
+        lines = [
+            (one.getMessage(), *(str(vars(one)[field]) for field in fields if field in vars(one)))
+            for one in self._caplog.records
+            if one.name in self.LOGGERS
+        ]
+        self._caplog.clear()
+        return lines
+
+
+@pytest.fixture
+def told(caplog: pytest.LogCaptureFixture) -> Told:
+    return Told(caplog)
+
+
+GONE = ("the broker takes no messages; what is queued is published when it does",)
+BACK = ("the broker takes messages again",)
+AGAIN = "lost messages were published again"
+
+
+def turns(bench: Bench, count: int) -> None:
+    """A second each."""
+    for _ in range(count):
+        bench.sweeper.run_once()
+        bench.now[0] += 1
+
+
+def test_what_a_full_broker_does_not_take_is_not_called_published_and_keeps_its_age(
+    bench: Bench, told: Told
+) -> None:
+    crowd = Crowd(bench.ledger, 10)
+    crowd.queue("primary")
+    crowd.set("queued_at", 1.0)
+    with redis.Redis(unix_socket_path=str(bench.settings.broker_socket)) as client:
+        client.config_set("maxmemory", 1)
+        turns(bench, 3)
+        assert [one.delivery_id for one in bench.ledger.stale_queued("primary", 1_000)] == crowd.ids
+        assert told.lines() == [GONE]
+        client.config_set("maxmemory", 0)
+        turns(bench, 1)
+        assert told.lines() == [(AGAIN, "primary", "10")]
+    assert bench.waiting("primary") == set(crowd.ids)
+    assert bench.ledger.stale_queued("primary", 1_000) == []
+    turns(bench, int(SETTLED_SECONDS) + 2)
+    assert told.lines() == [BACK]
+
+
+def test_a_dead_broker_is_a_line_and_so_is_its_return(bench: Bench, told: Told) -> None:
+    crowd = Crowd(bench.ledger, 10)
+    crowd.queue("primary")
+    publish_all(bench, crowd)
+    broker = EmbeddedBroker.of(bench.settings)
+    with redis.Redis(unix_socket_path=str(bench.settings.broker_socket)) as client:
+        client.shutdown(nosave=True)
+    turns(bench, 20)
+    assert told.lines() == [GONE]
+    assert bench.sweeper.reroute("primary") == 10
+    assert told.lines() == [], "nor is there one for what was moved meanwhile"
+    broker.start()
+    turns(bench, int(SETTLED_SECONDS) + 2)
+    assert told.lines() == [BACK]
+    broker.stop()
+
+
+def test_a_broker_that_is_asked_nothing_is_not_called_back(bench: Bench, told: Told) -> None:
+    bench.sweeper.run_once()
+    crowd = Crowd(bench.ledger, 10)
+    crowd.queue("primary")
+    with redis.Redis(unix_socket_path=str(bench.settings.broker_socket)) as client:
+        client.shutdown(nosave=True)
+    turns(bench, 1)
+    bench.ledger.withdraw_queued("primary", 10, stream="promotional")
+    turns(bench, int(SETTLED_SECONDS) + 5)
+    assert told.lines() == [GONE]
 
 
 def test_after_an_outage_nobodys_lease_is_judged_for_a_while(bench: Bench) -> None:
