@@ -1,4 +1,4 @@
-"""The group of all commands: loads each when it is called, and turns expected errors into one line."""
+"""The group of all commands: loads each when it is called; expected errors and Ctrl-C are one line."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from campaigns.cli.interruption import INTERRUPTED, begin
 from campaigns.cli.output import note, prepare_streams, show_warnings
 from campaigns.errors import CampaignsError
 
@@ -56,7 +57,9 @@ class Commands(click.Group):
             close = difflib.get_close_matches(args[0], _COMMANDS, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
-        return super().resolve_command(ctx, args)
+        resolved = super().resolve_command(ctx, args)
+        begin()
+        return resolved
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -65,6 +68,9 @@ class Commands(click.Group):
             for line in str(error).strip().split("\n"):
                 note(f"error: {line or type(error).__name__}")
             ctx.exit(1)
+        except KeyboardInterrupt:
+            note("\nInterrupted.")
+            ctx.exit(INTERRUPTED)
 
 
 @click.group(

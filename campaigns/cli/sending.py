@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,9 +14,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from campaigns.campaign import zoned_time
 from campaigns.cli.absence import say_who_is_missing
+from campaigns.cli.interruption import INTERRUPTED
 from campaigns.cli.output import console, counted, json_option, local_time, note, print_json
-from campaigns.cli.status import INTERRUPTED, watch_campaign
+from campaigns.cli.status import watch_campaign
 from campaigns.client import Client
+from campaigns.errors import CampaignsError, UnknownCampaign
 from campaigns.recipients import ImportReport
 from campaigns.settings import BUILT_IN_STREAMS, DEFAULT_STREAM, load_settings
 from campaigns.states import Status
@@ -91,7 +95,7 @@ def send(  # noqa: PLR0913, PLR0917 - the options of the command
 
     Returns when it is committed; the workers (`campaigns up`) do the rest. Columns of the file are merge
     fields. Rejected lines are listed in a file and stop nothing. If it is interrupted while it imports, the
-    same command goes on where it was.
+    same command goes on where it was; Ctrl-C says where the campaign stands.
 
     \b
     campaigns send spring --from "News <news@example.com>" \\
@@ -101,7 +105,7 @@ def send(  # noqa: PLR0913, PLR0917 - the options of the command
     """
     if html is None and text is None:
         raise click.UsageError("Give --html, or --text, or both.")
-    with Client(load_settings()) as client:
+    with _interruption_of(name), Client(load_settings()) as client:
         campaign = client.create_or_resume(
             name,
             sender=sender,
@@ -112,11 +116,7 @@ def send(  # noqa: PLR0913, PLR0917 - the options of the command
             rate=rate,
             recipients=recipients,
         )
-        try:
-            report = _import(client, name, recipients)
-        except KeyboardInterrupt:
-            note(f"\nInterrupted; nothing of {name} is sent. The same command goes on where it was.")
-            click.get_current_context().exit(INTERRUPTED)
+        report = _import(client, name, recipients)
         told = campaign.send(at=at)
         status = campaign.status().status
         if not as_json:
@@ -129,6 +129,44 @@ def send(  # noqa: PLR0913, PLR0917 - the options of the command
             status = watch_campaign(client, name, file=sys.stderr if as_json else sys.stdout).status
         if as_json:
             print_json({"name": name, "status": str(status), **report.to_dict()})
+
+
+@contextmanager
+def _interruption_of(name: str) -> Iterator[None]:
+    """Ctrl-C says where the campaign stands by the ledger: a commit may have come before it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        note("\nInterrupted; " + _standing_text(name))
+        click.get_current_context().exit(INTERRUPTED)
+
+
+def _standing_text(name: str) -> str:
+    quoted = shlex.quote(name)
+    try:
+        status = _status_of(name)
+    except CampaignsError:
+        return f"`campaigns status {quoted}` tells where {name} stands."
+    if status is None:
+        return f"{name} was not created, nothing of it is sent."
+    if status is Status.DRAFT:
+        return f"nothing of {name} is sent. The same command goes on where it was."
+    if status is Status.RUNNING:
+        return f"{name} is running all the same. Follow it with `campaigns watch {quoted}`."
+    if status is Status.SCHEDULED:
+        return f"{name} is scheduled all the same. Call it off with `campaigns cancel {quoted}`."
+    return f"{name} is {status}."
+
+
+def _status_of(name: str) -> Status | None:
+    """None if there is no such campaign. Asked anew: a connection that was interrupted may be of no use."""
+    with Client(load_settings()) as client:
+        if client.settings.missing_database_file is not None:
+            return None
+        try:
+            return client.ledger.campaign(name).status
+        except UnknownCampaign:
+            return None
 
 
 def _import(client: Client, name: str, file: Path) -> ImportReport:

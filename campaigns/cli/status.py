@@ -9,6 +9,7 @@ from typing import TextIO
 
 import click
 
+from campaigns.cli.interruption import INTERRUPTED
 from campaigns.cli.output import as_dicts, json_option, note, print_json, print_table, seconds_text
 from campaigns.client import Client
 from campaigns.errors import CampaignsError
@@ -16,8 +17,6 @@ from campaigns.progress import Progress
 from campaigns.settings import load_settings
 from campaigns.states import State, Status
 from campaigns.watch import View
-
-INTERRUPTED = 130
 
 
 @click.command()

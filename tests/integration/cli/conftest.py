@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from campaigns.cli import main
+from campaigns.cli.group import main
 
 CONFIGURATION = """
 database = "{database}"

@@ -15,8 +15,8 @@ import pytest
 from rich.console import Console
 from sqlalchemy import text
 
-from campaigns.cli import main, output
-from campaigns.cli.group import _COMMANDS
+from campaigns.cli import output
+from campaigns.cli.group import _COMMANDS, main
 from campaigns.client import Client
 from campaigns.local.broker import EmbeddedBroker
 from campaigns.settings import load_settings

@@ -7,17 +7,21 @@ import os
 import pty
 import select
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+
+import pytest
 
 from campaigns.client import Client
 from campaigns.settings import load_settings
 from tests.integration.api.conftest import write_list
-from tests.integration.cli.conftest import Desk
+from tests.integration.cli.conftest import CONFIGURATION, Desk
 
 DEADLINE_SECONDS = 60
 SEND = (
@@ -85,6 +89,82 @@ def test_an_import_that_is_interrupted_says_how_to_go_on(desk: Desk) -> None:
     assert errors == "\nInterrupted; nothing of spring is sent. The same command goes on where it was.\n"
     assert desk.run(*SEND).exit_code == 0
     assert desk.json("status", "spring")["total"] == 30_000
+
+
+@pytest.mark.parametrize("module", ["click", "sqlalchemy"])
+def test_ctrl_c_while_modules_load_is_one_line(desk: Desk, tmp_path: Path, module: str) -> None:
+    slow = tmp_path / "slow"
+    slow.mkdir()
+    (slow / f"{module}.py").write_text("import time\nprint('loading', flush=True)\ntime.sleep(60)\n")
+    with desk.start("status", environ={"PYTHONPATH": str(slow)}) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "loading\n"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=DEADLINE_SECONDS)
+    assert (process.returncode, errors) == (130, "\nInterrupted; nothing was done.\n")
+
+
+def test_ctrl_c_while_the_list_is_looked_over_says_that_nothing_was_created(desk: Desk) -> None:
+    desk.write("text.txt", "Hello")
+    errors = interrupted_while_it_reads(desk, "list.csv", *SEND)
+    assert errors == "\nInterrupted; spring was not created, nothing of it is sent.\n"
+    assert desk.json("status") == []
+
+
+def test_ctrl_c_in_any_other_command_is_one_line(desk: Desk) -> None:
+    arguments = ("suppress", "import", "list.csv")
+    assert interrupted_while_it_reads(desk, "list.csv", *arguments) == "\nInterrupted.\n"
+
+
+def interrupted_while_it_reads(desk: Desk, file: str, *arguments: str) -> str:
+    """What a command says on standard error that is interrupted at a file which never comes to its end."""
+    os.mkfifo(desk.directory / file)
+    writers: list[int] = []
+
+    def is_open() -> bool:
+        with suppress(OSError):  # nobody reads yet
+            writers.append(os.open(desk.directory / file, os.O_WRONLY | os.O_NONBLOCK))
+        return bool(writers)
+
+    with desk.start(*arguments) as process:
+        wait_until(is_open)
+        process.send_signal(signal.SIGINT)
+        out, errors = process.communicate(timeout=DEADLINE_SECONDS)
+    os.close(writers[0])
+    assert (process.returncode, out) == (130, "")
+    return str(errors)
+
+
+@pytest.mark.parametrize(
+    ("more", "status", "told"),
+    [
+        ((), "running", "is running all the same. Follow it with `campaigns watch spring`"),
+        (
+            ("--at", "2099-01-01T00:00:00Z"),
+            "scheduled",
+            "is scheduled all the same. Call it off with `campaigns cancel spring`",
+        ),
+    ],
+)
+def test_ctrl_c_after_the_commit_says_that_the_campaign_goes_on(
+    desk: Desk, more: tuple[str, ...], status: str, told: str
+) -> None:
+    desk.write("list.csv", "email\nann@example.com\n")
+    desk.write("text.txt", "Hello")
+    with socket.create_server(("127.0.0.1", 0)) as broker:  # accepts, and never answers
+        broker.settimeout(DEADLINE_SECONDS)
+        url = f"redis://127.0.0.1:{broker.getsockname()[1]}/0"
+        desk.write(
+            "campaigns.toml", CONFIGURATION.format(database=load_settings().database).replace("embedded", url)
+        )
+        with desk.start(*SEND, *more) as process:
+            connection, _ = broker.accept()
+            process.send_signal(signal.SIGINT)
+            out, errors = process.communicate(timeout=DEADLINE_SECONDS)
+        connection.close()
+    assert (process.returncode, out) == (130, "")
+    assert errors == f"\nInterrupted; spring {told}.\n"
+    assert desk.json("status", "spring")["status"] == status
 
 
 def imported(desk: Desk) -> int:
@@ -212,7 +292,7 @@ def test_a_reader_that_goes_away_is_no_traceback(desk: Desk) -> None:
 
 def test_help_is_quick_because_commands_are_loaded_when_called(desk: Desk) -> None:
     heavy = "{'celery', 'sqlalchemy', 'jinja2'}"
-    code = f"import sys, campaigns.cli; print(sorted({heavy} & sys.modules.keys()))"
+    code = f"import sys, campaigns.cli.group; print(sorted({heavy} & sys.modules.keys()))"
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
