@@ -25,7 +25,8 @@ class Progress:
     """A campaign's status, with a count for every state; the counts add up to `total`.
 
     `rate_per_second` is of the last seconds; `eta_seconds` is None while nothing can be foretold.
-    `waiting` are those of the pending whose time has not come.
+    `waiting` are those of the pending whose time has not come. `most_per_second` is the campaign's own rate,
+    if it has one: for a few seconds more than that may go out, but not until the end.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Progress:
     counts: Mapping[State, int]
     servers: Mapping[str, ServerProgress] = field(default_factory=dict)
     rate_per_second: float = 0.0
+    most_per_second: float | None = None
     waiting: Waiting = field(default_factory=Waiting)
 
     @property
@@ -56,7 +58,8 @@ class Progress:
     def eta_seconds(self) -> float | None:
         if self.status is not Status.RUNNING or self.rate_per_second <= 0:
             return None
-        seconds = self.alive / self.rate_per_second
+        pace = self.rate_per_second
+        seconds = self.alive / (pace if self.most_per_second is None else min(pace, self.most_per_second))
         # Who waits for longer than that ends the campaign, not the pace: and may have to wait once more.
         return None if self.waiting.last_seconds > seconds else seconds
 

@@ -65,7 +65,7 @@ def servers(context: click.Context, as_json: bool) -> None:
     with Client(load_settings()) as client:
         every = client.servers()
         if as_json:
-            print_json(as_dicts(every))
+            print_json([_to_dict(one) for one in every])
             return
         _print_servers(every)
         _note_what_is_amiss(every, client.closed_streams(), client.ledger.now())
@@ -136,10 +136,15 @@ def weight(name: str, number: int | None, by_default: bool, reason: str | None, 
 def _report(client: Client, name: str, text: str, as_json: bool) -> None:
     (status,) = [one for one in client.servers() if one.name == name]
     if as_json:
-        print_json(status.to_dict())
+        print_json(_to_dict(status))
     else:
         click.echo(text)
     _note_closed_streams(client.closed_streams())
+
+
+def _to_dict(server: ServerStatus) -> dict[str, Any]:
+    """`state` is the breaker's word (a closed one lets mail through), `told` the word of the table."""
+    return {**server.to_dict(), "told": server.state_text}
 
 
 def _print_servers(every: Sequence[ServerStatus]) -> None:

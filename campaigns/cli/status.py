@@ -5,10 +5,12 @@ from __future__ import annotations
 import shlex
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from typing import TextIO
 
 import click
 
+from campaigns.campaign import Campaign
 from campaigns.cli.interruption import INTERRUPTED
 from campaigns.cli.output import as_dicts, json_option, note, print_json, print_table, seconds_text
 from campaigns.client import Client
@@ -17,6 +19,10 @@ from campaigns.progress import Progress
 from campaigns.settings import load_settings
 from campaigns.states import State, Status
 from campaigns.watch import View
+from campaigns.watch import watch as follow
+
+_NOT_SENT = (State.SUPPRESSED, State.CANCELLED)
+"""In one column, so that a row adds up in 80 columns."""
 
 
 @click.command()
@@ -31,10 +37,10 @@ def status(name: str | None, as_json: bool) -> None:
     """
     with Client(load_settings()) as client:
         if name is None:
-            every = [campaign.status() for campaign in client.campaigns()]
+            every = [with_own_rate(client, campaign.status()) for campaign in client.campaigns()]
             print_json(as_dicts(every)) if as_json else _print_all(every)
         else:
-            view = client.campaign(name).view()
+            view = _view(client, client.campaign(name))
             print_json(view.progress.to_dict()) if as_json else _print_one(view)
 
 
@@ -57,7 +63,7 @@ def watch_campaign(client: Client, name: str, *, file: TextIO) -> Progress:
     """Watches; Ctrl-C says that the campaign goes on, and exits."""
     campaign = client.campaign(name)
     try:
-        return campaign.watch(file=file)
+        return follow(lambda: _view(client, campaign), file=file)
     except KeyboardInterrupt:
         stands = "goes on"
         with suppress(CampaignsError):  # a database that is away is no reason not to end
@@ -65,6 +71,17 @@ def watch_campaign(client: Client, name: str, *, file: TextIO) -> Progress:
             stands = stands if status is Status.RUNNING else f"is {status}"
         note(f"\nNot watching any more; {name} {stands}. Again: `campaigns watch {shlex.quote(name)}`.")
         click.get_current_context().exit(INTERRUPTED)
+
+
+def with_own_rate(client: Client, progress: Progress) -> Progress:
+    """The time left is not told by a pace that is above the campaign's own rate for the moment."""
+    rate = client.ledger.campaign(progress.name).rate_per_second
+    return replace(progress, most_per_second=rate)
+
+
+def _view(client: Client, campaign: Campaign) -> View:
+    view = campaign.view()
+    return replace(view, progress=with_own_rate(client, view.progress))
 
 
 def _print_all(every: list[Progress]) -> None:
@@ -76,11 +93,12 @@ def _print_all(every: list[Progress]) -> None:
             f"{progress.counts.get(State.SENT, 0):,}",
             f"{progress.counts.get(State.FAILED, 0):,}",
             f"{progress.counts.get(State.UNCERTAIN, 0):,}",
+            f"{sum(progress.counts.get(state, 0) for state in _NOT_SENT):,}",
             f"{progress.alive:,}",
         )
         for progress in every
     ]
-    columns = ("campaign", "status", "total>", "sent>", "failed>", "uncertain>", "to go>")
+    columns = ("campaign", "status", "total>", "sent>", "failed>", "uncertain>", "not sent>", "to go>")
     print_table(columns, rows, empty="No campaign yet: see `campaigns send --help`.")
 
 

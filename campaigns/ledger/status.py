@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -11,7 +12,7 @@ from sqlalchemy import Connection
 from campaigns.errors import TransitionRefused, UnknownCampaign
 from campaigns.ledger.changes import CAMPAIGN_LOCK
 from campaigns.ledger.row_source import statement
-from campaigns.states import LEGAL_STATUS, Status
+from campaigns.states import Status
 
 __all__ = ["CampaignRecord", "lock_campaign", "read_campaign", "refuse"]
 
@@ -91,8 +92,17 @@ def lock_campaign(connection: Connection, campaign_id: int, *, exclusive: bool =
 
 
 def refuse(campaign: CampaignRecord, wanted: str) -> TransitionRefused:
-    possible = ", ".join(sorted(LEGAL_STATUS[campaign.status])) or "nothing"
-    return TransitionRefused(
-        f"campaign {campaign.name} is {campaign.status} and cannot be {wanted};"
-        f" from there it can become: {possible}"
-    )
+    """It says what a person can do instead."""
+    instead = _INSTEAD[campaign.status].format(name=shlex.quote(campaign.name))
+    stands = "a draft" if campaign.status is Status.DRAFT else campaign.status
+    return TransitionRefused(f"campaign {campaign.name} is {stands} and cannot be {wanted}; {instead}")
+
+
+_INSTEAD = {
+    Status.DRAFT: "it was not sent yet",
+    Status.SCHEDULED: "`campaigns pause {name}` holds it, `campaigns cancel {name}` calls it off",
+    Status.RUNNING: "`campaigns pause {name}` stops it for now, `campaigns cancel {name}` for good",
+    Status.PAUSED: "`campaigns resume {name}` goes on with it, `campaigns cancel {name}` ends it",
+    Status.FINISHED: "`campaigns retry {name}` tries those who failed again",
+    Status.CANCELLED: "that is final",
+}

@@ -49,6 +49,13 @@ def test_the_time_left_is_unknown_while_nothing_moves() -> None:
     assert progress(sent=40, rate=30.0).eta_seconds == 2.0
 
 
+def test_the_time_left_is_by_the_rate_of_the_campaign_if_that_is_less_than_the_pace() -> None:
+    told = progress(sent=40, rate=30.0)
+    assert replace(told, most_per_second=20.0).eta_seconds == 3.0
+    assert replace(told, most_per_second=20.0).to_dict()["rate_per_second"] == 30.0
+    assert replace(told, most_per_second=60.0).eta_seconds == 2.0
+
+
 def test_no_time_left_is_told_when_who_waits_for_later_ends_the_campaign() -> None:
     waits = Waiting(count=49, first_seconds=200.0, last_seconds=300.0)
     told = replace(progress(sent=40, rate=30.0), waiting=waits)
