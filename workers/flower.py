@@ -1,13 +1,20 @@
-"""Flower shows who gets mail, and can end workers: without authentication it is for this machine alone."""
+"""Flower shows who gets mail, and can end workers: without authentication it is for this machine alone.
+
+What it warns of while the workers start is no news.
+"""
 
 import ipaddress
 import logging
 import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
-__all__ = ["keep_flower_on_loopback"]
+__all__ = ["UntilWorkersAnswer", "keep_flower_on_loopback"]
 
 LOOPBACK = "127.0.0.1"
+START_SECONDS = 30.0
+"""For so long it is no news that a worker does not answer Flower."""
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +39,19 @@ class _LoopbackRule:
             self._asked, options.address = options.address, LOOPBACK
 
 
+class UntilWorkersAnswer(logging.Filter):
+    """Flower asks the workers while they start, and warns of each question that nobody answered."""
+
+    def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._monotonic = monotonic
+        self._ends_at = monotonic() + START_SECONDS
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Drops these warnings alone, and only at the start: those with a cause are let through."""
+        return record.msg != "Inspect method %s failed" or self._monotonic() >= self._ends_at
+
+
 def keep_flower_on_loopback(options: Any = None) -> None:
     """Bind Flower to loopback unless basic_auth or auth is set. Where Flower is not loaded, do nothing.
 
@@ -42,6 +62,7 @@ def keep_flower_on_loopback(options: Any = None) -> None:
         if flower is None:
             return
         options = flower.options
+        logging.getLogger("flower.inspector").addFilter(UntilWorkersAnswer())
     options.add_parse_callback(_LoopbackRule(options).apply)
 
 

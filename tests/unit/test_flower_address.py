@@ -1,11 +1,12 @@
-"""Where Flower listens."""
+"""Where Flower listens, and what it need not say."""
 
+import logging
 from pathlib import Path
 
 import pytest
 from tornado.options import OptionParser
 
-from workers.flower import keep_flower_on_loopback
+from workers.flower import START_SECONDS, UntilWorkersAnswer, keep_flower_on_loopback
 
 
 @pytest.fixture
@@ -47,3 +48,13 @@ def test_authentication_in_flowers_own_file_counts(options: OptionParser, tmp_pa
     assert read(options, "--address=192.0.2.1") == "127.0.0.1"
     options.parse_config_file(str(file), final=False)
     assert read(options, "--address=192.0.2.1") == "192.0.2.1"
+
+
+def test_questions_that_nobody_answers_are_no_warning_while_the_workers_start():
+    now = 100.0
+    rule = UntilWorkersAnswer(monotonic=lambda: now)
+    unanswered = logging.makeLogRecord({"msg": "Inspect method %s failed", "args": ("stats",)})
+    failed = logging.makeLogRecord({"msg": "Inspect method %s failed: %s", "args": ("stats", "no broker")})
+    assert (rule.filter(unanswered), rule.filter(failed)) == (False, True)
+    now += START_SECONDS
+    assert rule.filter(unanswered)
