@@ -186,6 +186,7 @@ class Campaign:
             servers={**configured, **found},
             rate_per_second=self._client.rate_per_second(self.name) if running else 0.0,
             waiting=self._client.waiting(self.name) if running else Waiting(),
+            most_per_second=self._client.ledger.campaign(self.name).rate_per_second if running else None,
         )
 
     def view(self) -> View:

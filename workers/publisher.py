@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
+from campaigns.broker_outage import BrokerOutage
 from campaigns.errors import BrokerError
 from campaigns.ledger import QueuedDelivery
 
@@ -17,9 +18,14 @@ class Publisher:
     the ledger says that the delivery is queued, and the sweep publishes it again."""
 
     def __init__(
-        self, publish: Callable[[Sequence[QueuedDelivery]], None], *, gather_seconds: float = 0.005
+        self,
+        publish: Callable[[Sequence[QueuedDelivery]], None],
+        outage: BrokerOutage,
+        *,
+        gather_seconds: float = 0.005,
     ) -> None:
         self._publish = publish
+        self._outage = outage
         self._gather_seconds = gather_seconds
         self._waiting: list[QueuedDelivery] = []
         self._task: asyncio.Task[None] | None = None
@@ -42,7 +48,8 @@ class Publisher:
             batch, self._waiting = self._waiting, []
             try:
                 await asyncio.to_thread(self._publish, batch)
-            except BrokerError:
-                log.warning("the broker is away; the sweep will publish these", extra={"count": len(batch)})
+                self._outage.served()
+            except BrokerError as error:
+                self._outage.refused(error)
             except Exception:
                 log.exception("these could not be published; the sweep will", extra={"count": len(batch)})

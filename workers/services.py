@@ -8,6 +8,7 @@ from functools import partial
 
 from celery import Celery
 
+from campaigns.broker_outage import BrokerOutage
 from campaigns.database import Database
 from campaigns.errors import DatabaseUnavailable
 from campaigns.fleet import Fleet
@@ -53,7 +54,9 @@ class Services:
         self.group = GroupCommit(self.ledger.apply)
         self.leases = LeaseKeeper(self._renew, lease_seconds=settings.delivery.lease_seconds)
         self.letters = Letters(self.ledger)
-        self.publisher = Publisher(partial(publish_deliveries, app, ahead=True))
+        self.publisher = Publisher(
+            partial(publish_deliveries, app, ahead=True), BrokerOutage(settings.broker_url)
+        )
         self.journal = Journal(settings.data_directory / "journal", owner)
         self.awake = AwakeClock()
         self.outages = 0

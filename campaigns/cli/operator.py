@@ -10,7 +10,6 @@ import click
 from campaigns.campaign import clock_time
 from campaigns.cli.absence import say_who_is_missing
 from campaigns.cli.output import counted, json_option, note, print_json
-from campaigns.cli.status import with_own_rate
 from campaigns.client import Client
 from campaigns.settings import load_settings
 
@@ -93,7 +92,7 @@ def retry(name: str, state: str, as_json: bool) -> None:
 
 def _report(client: Client, name: str, text: str, as_json: bool, extra: dict[str, Any] | None = None) -> None:
     if as_json:
-        progress = with_own_rate(client, client.campaign(name).status())
+        progress = client.campaign(name).status()
         print_json({**progress.to_dict(), **(extra or {})})
     else:
         click.echo(text)

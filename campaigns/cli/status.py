@@ -5,12 +5,10 @@ from __future__ import annotations
 import shlex
 import sys
 from contextlib import suppress
-from dataclasses import replace
 from typing import TextIO
 
 import click
 
-from campaigns.campaign import Campaign
 from campaigns.cli.interruption import INTERRUPTED
 from campaigns.cli.output import as_dicts, json_option, note, print_json, print_table, seconds_text
 from campaigns.client import Client
@@ -37,10 +35,10 @@ def status(name: str | None, as_json: bool) -> None:
     """
     with Client(load_settings()) as client:
         if name is None:
-            every = [with_own_rate(client, campaign.status()) for campaign in client.campaigns()]
+            every = [campaign.status() for campaign in client.campaigns()]
             print_json(as_dicts(every)) if as_json else _print_all(every)
         else:
-            view = _view(client, client.campaign(name))
+            view = client.campaign(name).view()
             print_json(view.progress.to_dict()) if as_json else _print_one(view)
 
 
@@ -63,7 +61,7 @@ def watch_campaign(client: Client, name: str, *, file: TextIO) -> Progress:
     """Watches; Ctrl-C says that the campaign goes on, and exits."""
     campaign = client.campaign(name)
     try:
-        return follow(lambda: _view(client, campaign), file=file)
+        return follow(campaign.view, file=file)
     except KeyboardInterrupt:
         stands = "goes on"
         with suppress(CampaignsError):  # a database that is away is no reason not to end
@@ -71,17 +69,6 @@ def watch_campaign(client: Client, name: str, *, file: TextIO) -> Progress:
             stands = stands if status is Status.RUNNING else f"is {status}"
         note(f"\nNot watching any more; {name} {stands}. Again: `campaigns watch {shlex.quote(name)}`.")
         click.get_current_context().exit(INTERRUPTED)
-
-
-def with_own_rate(client: Client, progress: Progress) -> Progress:
-    """The time left is not told by a pace that is above the campaign's own rate for the moment."""
-    rate = client.ledger.campaign(progress.name).rate_per_second
-    return replace(progress, most_per_second=rate)
-
-
-def _view(client: Client, campaign: Campaign) -> View:
-    view = campaign.view()
-    return replace(view, progress=with_own_rate(client, view.progress))
 
 
 def _print_all(every: list[Progress]) -> None:
