@@ -92,7 +92,6 @@ def retry(name: str, state: str, as_json: bool) -> None:
 
 def _report(client: Client, name: str, text: str, as_json: bool, extra: dict[str, Any] | None = None) -> None:
     if as_json:
-        progress = client.campaign(name).status()
-        print_json({**progress.to_dict(), **(extra or {})})
+        print_json({**client.campaign(name).status().to_dict(), **(extra or {})})
     else:
         click.echo(text)

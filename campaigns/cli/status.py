@@ -17,7 +17,6 @@ from campaigns.progress import Progress
 from campaigns.settings import load_settings
 from campaigns.states import State, Status
 from campaigns.watch import View
-from campaigns.watch import watch as follow
 
 _NOT_SENT = (State.SUPPRESSED, State.CANCELLED)
 """In one column, so that a row adds up in 80 columns."""
@@ -61,7 +60,7 @@ def watch_campaign(client: Client, name: str, *, file: TextIO) -> Progress:
     """Watches; Ctrl-C says that the campaign goes on, and exits."""
     campaign = client.campaign(name)
     try:
-        return follow(campaign.view, file=file)
+        return campaign.watch(file=file)
     except KeyboardInterrupt:
         stands = "goes on"
         with suppress(CampaignsError):  # a database that is away is no reason not to end
