@@ -117,7 +117,11 @@ def test_ctrl_c_in_any_other_command_is_one_line(desk: Desk) -> None:
 
 
 def interrupted_while_it_reads(desk: Desk, file: str, *arguments: str) -> str:
-    """What a command says on standard error that is interrupted at a file which never comes to its end."""
+    """What a command says on standard error that is interrupted at a file before it comes to its end.
+
+    The file ends after the signal: Python notices a signal that arrives just before a read blocks
+    only when the read returns.
+    """
     os.mkfifo(desk.directory / file)
     writers: list[int] = []
 
@@ -129,8 +133,8 @@ def interrupted_while_it_reads(desk: Desk, file: str, *arguments: str) -> str:
     with desk.start(*arguments) as process:
         wait_until(is_open)
         process.send_signal(signal.SIGINT)
+        os.close(writers[0])
         out, errors = process.communicate(timeout=DEADLINE_SECONDS)
-    os.close(writers[0])
     assert (process.returncode, out) == (130, "")
     return str(errors)
 
