@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
 from campaigns.breaker import Fault
-from campaigns.database import create_database
-from campaigns.demo.smtp_server import ScriptedSmtpServer
-from campaigns.fleet import Fleet
-from campaigns.health import HealthBoard
-from campaigns.ledger import Ledger, NewRecipient
-from campaigns.queues import TaskResult, create_app
-from campaigns.settings import load_settings
+from campaigns.ledger import NewRecipient
+from campaigns.queues import TaskResult
 from campaigns.states import State
+from tests.integration.attempts.conftest import MakeServices
 from workers.attempt import Attempt, Job
 from workers.services import Services
 
-CONFIGURATION = """
-database = "{database}"
-broker = "amqp://localhost:1//"
-[[servers]]
-name = "primary"
-url = "smtp://127.0.0.1:{port}"
-tls = "none"
+MORE = """
 [[servers]]
 name = "secondary"
 url = "smtp://127.0.0.1:9"
@@ -38,24 +25,9 @@ consecutive_faults = 1
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[ScriptedSmtpServer]:
-    async with ScriptedSmtpServer(tmp_path / "accepted.jsonl") as server:
-        yield server
-
-
-@pytest.fixture
-async def services(server: ScriptedSmtpServer, sqlite_url: str, tmp_path: Path) -> AsyncIterator[Services]:
+def services(make_services: MakeServices) -> Services:
     """A server, a second one that is not in every stream, and a breaker that opens at the first fault."""
-    file = tmp_path / "campaigns.toml"
-    file.write_text(CONFIGURATION.format(database=sqlite_url, port=server.port), encoding="utf-8")
-    settings = load_settings(file, {})
-    database = create_database(settings.database)
-    board = HealthBoard(settings.state_url, policy=settings.breaker, servers=["primary", "secondary"])
-    services = Services(
-        settings, create_app(settings), database, Fleet(settings, Ledger(database), board), owner="worker-1"
-    )
-    yield services
-    await services.close()
+    return make_services(MORE)
 
 
 def queued_mail(services: Services, purpose: str, stream: str = "promotional") -> Job:

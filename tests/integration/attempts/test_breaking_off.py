@@ -3,54 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from aiosmtplib.protocol import SMTPProtocol
 
 from campaigns.breaker import Fault
-from campaigns.database import create_database
 from campaigns.demo.smtp_server import Misbehaviour, ScriptedSmtpServer
-from campaigns.fleet import Fleet
-from campaigns.health import HealthBoard
-from campaigns.ledger import Ledger
-from campaigns.queues import TaskResult, create_app
+from campaigns.queues import TaskResult
 from campaigns.reply import Phase
-from campaigns.settings import load_settings
 from campaigns.states import State
 from tests.crowd import Crowd
 from workers.attempt import Attempt, Job
 from workers.services import Services
-
-CONFIGURATION = """
-database = "{database}"
-broker = "amqp://localhost:1//"
-[[servers]]
-name = "primary"
-url = "smtp://127.0.0.1:{port}"
-tls = "none"
-"""
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[ScriptedSmtpServer]:
-    async with ScriptedSmtpServer(tmp_path / "accepted.jsonl") as server:
-        yield server
-
-
-@pytest.fixture
-async def services(server: ScriptedSmtpServer, sqlite_url: str, tmp_path: Path) -> AsyncIterator[Services]:
-    file = tmp_path / "campaigns.toml"
-    file.write_text(CONFIGURATION.format(database=sqlite_url, port=server.port), encoding="utf-8")
-    settings = load_settings(file, {})
-    database = create_database(settings.database)
-    board = HealthBoard(settings.state_url, policy=settings.breaker, servers=["primary"])
-    services = Services(
-        settings, create_app(settings), database, Fleet(settings, Ledger(database), board), owner="worker-1"
-    )
-    yield services
-    await services.close()
 
 
 def attempt_of(services: Services, crowd: Crowd, index: int = 0) -> Attempt:

@@ -4,56 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import cast
 
 import pytest
 from sqlalchemy import text
 
-from campaigns.database import create_database
 from campaigns.demo.smtp_server import Misbehaviour, ScriptedSmtpServer
 from campaigns.errors import DatabaseUnavailable
-from campaigns.fleet import Fleet
-from campaigns.health import HealthBoard, Probe
+from campaigns.health import Probe
 from campaigns.ledger import Claim, Ledger, Operation, Record
-from campaigns.queues import create_app
-from campaigns.settings import load_settings
 from campaigns.states import State
 from tests.crowd import Crowd
 from workers.attempt import Attempt, Job, Step
 from workers.services import Services
 
-CONFIGURATION = """
-database = "{database}"
-broker = "amqp://localhost:1//"
-[[servers]]
-name = "primary"
-url = "smtp://127.0.0.1:{port}"
-tls = "none"
-weight = 1
-"""
 LISTED = "550 5.7.1 Service unavailable; client [192.0.2.7] blocked using b.barracudacentral.org"
 UNAUTHENTICATED = "550 5.7.26 Your email has been blocked because the sender is unauthenticated."
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[ScriptedSmtpServer]:
-    async with ScriptedSmtpServer(tmp_path / "accepted.jsonl") as server:
-        yield server
-
-
-@pytest.fixture
-async def services(server: ScriptedSmtpServer, sqlite_url: str, tmp_path: Path) -> AsyncIterator[Services]:
-    """All that a worker process has, but for the broker: with one server, an attempt does not need it."""
-    file = tmp_path / "campaigns.toml"
-    file.write_text(CONFIGURATION.format(database=sqlite_url, port=server.port), encoding="utf-8")
-    settings = load_settings(file, {})
-    database = create_database(settings.database)
-    fleet = Fleet(settings, Ledger(database), HealthBoard(settings.state_url))
-    services = Services(settings, create_app(settings), database, fleet, owner="worker-1")
-    yield services
-    await services.close()
 
 
 def outcomes(services: Services) -> list[str]:

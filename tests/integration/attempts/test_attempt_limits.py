@@ -3,61 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import cast
 
 import pytest
 
-from campaigns.database import create_database
 from campaigns.demo.smtp_server import Misbehaviour, ScriptedSmtpServer
 from campaigns.errors import DatabaseUnavailable
-from campaigns.fleet import Fleet
-from campaigns.health import HealthBoard
 from campaigns.ledger import Claim, Ledger, Operation
-from campaigns.queues import TaskResult, create_app
-from campaigns.settings import load_settings
+from campaigns.queues import TaskResult
 from tests.crowd import Crowd, new_recipients
+from tests.integration.attempts.conftest import MakeServices
 from workers.attempt import Attempt, Job
 from workers.services import Services
 
-CONFIGURATION = """
-database = "{database}"
-broker = "amqp://localhost:1//"
-[[servers]]
-name = "primary"
-url = "smtp://127.0.0.1:{port}"
-tls = "none"
-{limits}
-"""
 ONE_AN_HOUR = '[servers.domain_limits]\n"example.com" = "1/h"'
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[ScriptedSmtpServer]:
-    async with ScriptedSmtpServer(tmp_path / "accepted.jsonl") as server:
-        yield server
-
-
-@pytest.fixture
-async def make(
-    server: ScriptedSmtpServer, sqlite_url: str, tmp_path: Path
-) -> AsyncIterator[Callable[[str], Services]]:
-    made: list[Services] = []
-
-    def make(limits: str) -> Services:
-        file = tmp_path / "campaigns.toml"
-        text = CONFIGURATION.format(database=sqlite_url, port=server.port, limits=limits)
-        file.write_text(text, encoding="utf-8")
-        settings = load_settings(file, {})
-        database = create_database(settings.database)
-        fleet = Fleet(settings, Ledger(database), HealthBoard(settings.state_url))
-        made.append(Services(settings, create_app(settings), database, fleet, owner="worker-1"))
-        return made[-1]
-
-    yield make
-    for services in made:
-        await services.close()
 
 
 async def _attempt(services: Services, crowd: Crowd, number: int) -> TaskResult | None:
@@ -66,9 +26,9 @@ async def _attempt(services: Services, crowd: Crowd, number: int) -> TaskResult 
 
 
 async def test_mail_to_a_full_domain_goes_back_untouched_and_others_pass(
-    make: Callable[[str], Services], server: ScriptedSmtpServer
+    make_services: MakeServices, server: ScriptedSmtpServer
 ) -> None:
-    services = make(ONE_AN_HOUR)
+    services = make_services(ONE_AN_HOUR)
     crowd, other = Crowd(services.ledger, 2), Crowd(services.ledger, 0)
     services.ledger.add_recipients(other.campaign_id, new_recipients(1, domain="b.example"))
     other.ids = [delivery.id for delivery in services.ledger.deliveries(other.name)]
@@ -87,9 +47,9 @@ async def test_mail_to_a_full_domain_goes_back_untouched_and_others_pass(
 
 
 async def test_a_full_limit_opens_no_connection(
-    make: Callable[[str], Services], server: ScriptedSmtpServer
+    make_services: MakeServices, server: ScriptedSmtpServer
 ) -> None:
-    services = make("[servers.warm_up]\nstart = 2099-01-01\nper_day = [10]")
+    services = make_services("[servers.warm_up]\nstart = 2099-01-01\nper_day = [10]")
     crowd = Crowd(services.ledger, 3)
     crowd.queue()
     results = await asyncio.gather(*(_attempt(services, crowd, number) for number in range(3)))
@@ -99,8 +59,8 @@ async def test_a_full_limit_opens_no_connection(
     assert crowd.attempts() == []
 
 
-async def test_a_message_too_many_uses_up_nothing(make: Callable[[str], Services]) -> None:
-    services = make('limits = ["1/h"]')
+async def test_a_message_too_many_uses_up_nothing(make_services: MakeServices) -> None:
+    services = make_services('limits = ["1/h"]')
     crowd = Crowd(services.ledger, 1)
     ignored = await _attempt(services, crowd, 0)
     assert ignored is not None
@@ -111,9 +71,9 @@ async def test_a_message_too_many_uses_up_nothing(make: Callable[[str], Services
 
 
 async def test_a_server_that_cannot_be_reached_uses_up_nothing(
-    make: Callable[[str], Services], server: ScriptedSmtpServer
+    make_services: MakeServices, server: ScriptedSmtpServer
 ) -> None:
-    services = make('limits = ["1/h"]')
+    services = make_services('limits = ["1/h"]')
     crowd = Crowd(services.ledger, 2)
     crowd.queue()
     server.script.set(Misbehaviour(phase="greeting", action="reply", reply="421 4.3.2 not now"))
@@ -136,9 +96,9 @@ class _AwayForAClaim(Ledger):
 
 
 async def test_a_claim_that_the_database_does_not_take_uses_up_nothing(
-    make: Callable[[str], Services],
+    make_services: MakeServices,
 ) -> None:
-    services = make('limits = ["1/h"]')
+    services = make_services('limits = ["1/h"]')
     crowd = Crowd(services.ledger, 1)
     crowd.queue()
     services.ledger.__class__ = _AwayForAClaim
@@ -150,9 +110,9 @@ async def test_a_claim_that_the_database_does_not_take_uses_up_nothing(
 
 
 async def test_an_attempt_that_is_stopped_while_it_connects_uses_up_nothing(
-    make: Callable[[str], Services], server: ScriptedSmtpServer
+    make_services: MakeServices, server: ScriptedSmtpServer
 ) -> None:
-    services = make('limits = ["1/h"]')
+    services = make_services('limits = ["1/h"]')
     crowd = Crowd(services.ledger, 2)
     crowd.queue()
     server.script.set(Misbehaviour(phase="greeting", action="delay", seconds=30))
@@ -169,9 +129,9 @@ async def test_an_attempt_that_is_stopped_while_it_connects_uses_up_nothing(
 
 
 async def test_a_domain_that_is_throttled_gets_no_more_from_this_server_for_now(
-    make: Callable[[str], Services], server: ScriptedSmtpServer
+    make_services: MakeServices, server: ScriptedSmtpServer
 ) -> None:
-    services = make("")
+    services = make_services("")
     crowd = Crowd(services.ledger, 2)
     crowd.queue()
     reply = "450 4.7.1 Rate limit for your address, try again in 40 minutes"
@@ -190,9 +150,9 @@ async def test_a_domain_that_is_throttled_gets_no_more_from_this_server_for_now(
 
 
 async def test_a_server_that_is_full_in_its_greeting_is_left_alone_for_as_long_as_it_says(
-    make: Callable[[str], Services], server: ScriptedSmtpServer
+    make_services: MakeServices, server: ScriptedSmtpServer
 ) -> None:
-    services = make("")
+    services = make_services("")
     crowd = Crowd(services.ledger, 1)
     crowd.queue()
     reply = "421 4.7.0 busy, try again in 50 seconds"

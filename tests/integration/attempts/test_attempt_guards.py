@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import pytest
 from sqlalchemy import text
 
-from campaigns.database import create_database
 from campaigns.demo.smtp_server import Misbehaviour, ScriptedSmtpServer
 from campaigns.errors import DatabaseUnavailable
-from campaigns.fleet import Fleet
-from campaigns.health import HealthBoard
 from campaigns.ledger import Claim, Ledger, Operation, Record
-from campaigns.queues import TaskResult, create_app
-from campaigns.settings import load_settings
+from campaigns.queues import TaskResult
 from campaigns.states import State
 from tests.crowd import Crowd
 from workers.attempt import Attempt, Job, Step
 from workers.leases import LeaseKeeper
 from workers.services import Services
 from workers.transaction import Transaction
-
-CONFIGURATION = """
-database = "{database}"
-broker = "amqp://localhost:1//"
-[[servers]]
-name = "primary"
-url = "smtp://127.0.0.1:{port}"
-tls = "none"
-"""
 
 
 class _Told(Ledger):
@@ -43,26 +29,6 @@ class _Told(Ledger):
     def apply(self, operations: Sequence[Operation]) -> list[object]:
         self.asked(operations)
         return super().apply(operations)
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[ScriptedSmtpServer]:
-    async with ScriptedSmtpServer(tmp_path / "accepted.jsonl") as server:
-        yield server
-
-
-@pytest.fixture
-async def services(server: ScriptedSmtpServer, sqlite_url: str, tmp_path: Path) -> AsyncIterator[Services]:
-    file = tmp_path / "campaigns.toml"
-    file.write_text(CONFIGURATION.format(database=sqlite_url, port=server.port), encoding="utf-8")
-    settings = load_settings(file, {})
-    database = create_database(settings.database)
-    board = HealthBoard(settings.state_url, policy=settings.breaker, servers=["primary"])
-    services = Services(
-        settings, create_app(settings), database, Fleet(settings, Ledger(database), board), owner="worker-1"
-    )
-    yield services
-    await services.close()
 
 
 def when_asked(services: Services, act: Callable[[Sequence[Operation]], None]) -> None:
