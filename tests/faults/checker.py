@@ -7,7 +7,8 @@ H  what a server accepted is `sent` or `uncertain`
 U  no more is uncertain than faults can have met after a commit point, and none far from every such fault
 L  everything else is final soon after the last fault was healed, or after the last sending without one
 R  whoever is `failed` was refused, given up after deferrals for long enough, or cost too many workers;
-   who is `cancelled` is of a cancelled campaign, and who is `suppressed` is on the list
+   who is `cancelled` is of a cancelled campaign, and who is `suppressed` is on the list;
+   nobody is claimed who is on it
 K  no commit point is passed while the campaign does not run
 F  the next server is handed a dot only after a definite refusal, or no dot, on the one before
 B  the bytes, header and envelope that arrived are those that were expected
@@ -43,6 +44,8 @@ _JITTER = 1.2
 _SLACK_SECONDS = 60.0
 _CLOCK_SECONDS = 2.0
 """What a worker thinks of the database's clock may be so far off."""
+_UNSEEN_SECONDS = 2.0
+"""So long after it was written an entry of the suppression list is committed, and seen by each claim."""
 _NEAR_SECONDS = 20.0
 """A mail that a fault has met was past its commit point, and without an outcome, so near to it."""
 _TICK_SECONDS = 0.01
@@ -256,6 +259,8 @@ def _reasons(history: History) -> Iterator[Violation]:
             yield _of(delivery, "R", "is cancelled, and its campaign was not")
         if delivery.state is State.SUPPRESSED and not _was_on_the_list(history, delivery):
             yield _of(delivery, "R", "is suppressed, and was not on the list")
+        for claim in _claims_of_the_suppressed(history, delivery):
+            yield _of(delivery, "R", f"fence {claim.new_fence} claimed it, and it was on the list")
         if delivery.state is not State.FAILED:
             continue
         told = [one for one in history.reports_of.get(delivery.id, []) if one.fence == delivery.fence]
@@ -276,6 +281,17 @@ def _was_cancelled(history: History, delivery: DeliverySeen) -> bool:
 def _was_on_the_list(history: History, delivery: DeliverySeen) -> bool:
     since = history.suppressions.get(delivery.dedupe_key)
     return since is not None and since <= delivery.updated_at + _CLOCK_SECONDS
+
+
+def _claims_of_the_suppressed(history: History, delivery: DeliverySeen) -> list[Change]:
+    """Those that came when the address was on the list, which is for every campaign and stream.
+
+    What an attempt holds by then goes on. An entry that was added again has its last time; one that was taken
+    off is in no history, and nobody does that here.
+    """
+    since = history.suppressions.get(delivery.dedupe_key, math.inf) + _UNSEEN_SECONDS
+    changes = history.changes_of.get(delivery.id, [])
+    return [change for change in changes if change.new_state is State.CLAIMED and change.at > since]
 
 
 def _is_reason_to_fail(history: History, delivery: DeliverySeen, report: Report) -> bool:

@@ -360,6 +360,11 @@ def _without_report(number: int, outcome: str) -> History:
     return replace(GOOD, reports=reports)
 
 
+def _listed(number: int, since: float) -> History:
+    """This one's address came on the suppression list, too."""
+    return replace(GOOD, suppressions={**GOOD.suppressions, f"r+{number}@example.com": since})
+
+
 def _data(old: str, new: str) -> History:
     mail = GOOD.accepted[0]
     assert mail.data is not None
@@ -500,6 +505,9 @@ BAD = {
         "R",
         replace(GOOD, suppressions=dict.fromkeys(GOOD.suppressions, 99.0)),
     ),
+    "R: claimed and accepted long after it came on the list": ("R", _listed(1, 1.0)),
+    "R: claimed before it came on the list, and again long after": ("R", _listed(5, 10.05)),
+    "R: claimed and refused long after it came on the list": ("R", _listed(6, 10.05)),
     "R: failed at its first deferral, long after its first attempt": (
         "R",
         replace(_tried_twice("unreachable", "deferred", code=451), give_up_after_seconds=4.0),
@@ -676,6 +684,9 @@ SAYS = {
     "R: cancelled, and no campaign was": "its campaign was not",
     "R: suppressed, and nobody is on the list": "not on the list",
     "R: added as suppressed, and nobody is on the list": "not on the list",
+    "R: claimed and accepted long after it came on the list": "fence 1 claimed it",
+    "R: claimed before it came on the list, and again long after": "fence 2 claimed it",
+    "R: claimed and refused long after it came on the list": "fence 1 claimed it",
     "S: a dot of the first attempt, after the operator had its mail sent again": "nobody might give",
     "S: a dot before the commit point": "nobody might give",
     "S: a dot after it was given away": "nobody might give",
@@ -777,6 +788,15 @@ def test_so_may_who_was_answered_with_a_fault_by_a_server_that_took_others() -> 
 def test_who_cost_too_many_workers_may_fail() -> None:
     history = replace(_failed("crashed", phase=None), max_crashes=1)
     assert judge(history) == []
+
+
+@pytest.mark.parametrize("since", [12.15, 12.35, 12.6], ids=["claimed", "at the dot", "accepted"])
+def test_what_an_attempt_holds_goes_on_when_its_address_comes_on_the_list(since: float) -> None:
+    assert judge(_listed(1, since)) == []
+
+
+def test_a_claim_does_not_see_what_comes_on_the_list_just_then() -> None:
+    assert judge(_listed(1, 11.5)) == []
 
 
 def test_who_was_asked_to_wait_for_long_may_wait_so_long() -> None:
