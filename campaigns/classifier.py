@@ -30,7 +30,7 @@ class Outcome(StrEnum):
     UNREACHABLE = "unreachable"
     """The server's fault."""
     FULL = "full"
-    """A quota of the server's."""
+    """A quota of the server's, or of this recipient's there, in words that do not tell which."""
     POLICY = "policy"
     """Our own configuration: sender, authentication of mail, reputation."""
     UNCERTAIN = "uncertain"

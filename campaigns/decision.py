@@ -51,6 +51,7 @@ class Facts:
     `answered_since`: when a server first answered this mail with a fault of its own, if this one took other
     mail since, or long ago; None where nobody knows.
     `refused_since`: when a server first refused it by policy.
+    `is_full_for_others`: whether `server` told other mails, too, that it is full, and took none meanwhile.
     `attempts`: how often it was claimed (the fence); slows a mail that makes every server stumble.
     """
 
@@ -63,6 +64,7 @@ class Facts:
     deferred_since: float | None = None
     answered_since: float | None = None
     refused_since: float | None = None
+    is_full_for_others: bool = True
     tried_by_policy: frozenset[str] = frozenset()
     blocked: frozenset[str] = frozenset()
     policy_domains: Mapping[str, Set[str]] = field(default_factory=dict)
@@ -112,7 +114,7 @@ def decide(  # noqa: PLR0911 - one line per outcome
         case Outcome.UNREACHABLE:
             return unreachable(classification, facts, delivery, now, random)
         case Outcome.FULL:
-            return full(classification, facts, now, random)
+            return full(classification, facts, delivery, now, random)
         case Outcome.POLICY:
             return policy(classification, facts, delivery, now, random)
         case Outcome.UNCERTAIN:
@@ -176,7 +178,7 @@ def unreachable(
     in the end.
     """
     brake_seconds = brake(facts)
-    if brake_seconds and classification.is_answer and is_given_up(facts.answered_since, delivery, now):
+    if is_answered_in_vain(classification, facts, delivery, now):
         return failed()
     if brake_seconds:
         return waiting(brake_seconds, random)
@@ -190,17 +192,33 @@ def brake(facts: Facts) -> float:
     return 0.0 if beyond <= 0 else min(2.0 ** min(beyond, 10), LONGEST_BRAKE_SECONDS)
 
 
-def full(classification: Classification, facts: Facts, now: float, random: Random) -> Decision:
-    """Through another at once, if one may take it. Full is the server, or the server for this domain."""
+def is_answered_in_vain(
+    classification: Classification, facts: Facts, delivery: DeliveryRules, now: float
+) -> bool:
+    """Whether it went round its route twice, and servers that took others answered it so for long enough."""
+    return classification.is_answer and brake(facts) > 0 and is_given_up(facts.answered_since, delivery, now)
+
+
+def full(
+    classification: Classification, facts: Facts, delivery: DeliveryRules, now: float, random: Random
+) -> Decision:
+    """Through another at once, if one may take it. Full is the server, or the server for this domain.
+
+    Or for this one mail, if it was said of a mail, and of no other since the server took one.
+    """
+    if is_answered_in_vain(classification, facts, delivery, now):
+        return failed()
     full_seconds = classification.wait_seconds or FULL_SECONDS
     for_domain = of_a_domain(classification, facts)
+    for_all = not for_domain and (facts.is_full_for_others or not classification.is_answer)
     block = throttled(classification, facts, now) if for_domain else None
-    told_seconds = None if for_domain else full_seconds
-    if facts.usable_servers:
+    told_seconds = full_seconds if for_all else None
+    brake_seconds = brake(facts)
+    if facts.usable_servers and not brake_seconds:
         return Decision(
             to=State.QUEUED, to_server=facts.usable_servers[0], block=block, full_seconds=told_seconds
         )
-    wait_seconds = jittered(full_seconds, random)
+    wait_seconds = jittered(max(full_seconds, brake_seconds), random)
     return Decision(to=State.PENDING, wait_seconds=wait_seconds, block=block, full_seconds=told_seconds)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -25,6 +26,8 @@ T = TypeVar("T")
 
 SAYS_NOTHING = frozenset({Outcome.STOPPED, Outcome.UNCERTAIN, Outcome.UNREACHABLE})
 """Outcomes that tell neither for nor against the server."""
+FULL_MAILS = 3
+"""So many mails in a row that hear "full" at RCPT or the dot are not each an odd recipient's."""
 OUR_OWN_RULES = frozenset({"fault-utf8", "fault-size", "fault-render", "fault-internal"})
 """Nor do these: the server was never asked."""
 
@@ -36,6 +39,7 @@ class Standing:
         self._fleet = fleet
         self._executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="standing")
         self._met: set[int] = set()
+        self._full_for: dict[str, set[int]] = {}
         self._when_opened: Callable[[str], None] = lambda _: None
 
     def __repr__(self) -> str:
@@ -169,6 +173,7 @@ class Standing:
             deferred_since=deferred_since,
             answered_since=answered_since,
             refused_since=refused_since,
+            is_full_for_others=self._is_full_for_others(claimed, server, classification),
             tried_by_policy=refusers,
             blocked=fleet.blocked(letter.stream, letter.sender, claimed.domain),
             policy_domains=refused_domains,
@@ -195,14 +200,33 @@ class Standing:
             return None
         return await self._known(partial(self._fleet.ledger.deferred_since, claimed.delivery_id))
 
+    def _is_full_for_others(self, claimed: Claimed, server: str, classification: Classification) -> bool:
+        """Whether the server says so to one mail after the other: those it told since it last took one."""
+        if classification.outcome is Outcome.SENT:
+            self._full_for.pop(server, None)
+        if classification.outcome is not Outcome.FULL or not classification.is_answer:
+            return True
+        told = self._full_for.setdefault(server, set())
+        if len(told) < FULL_MAILS:
+            told.add(claimed.delivery_id)
+        return len(told) >= FULL_MAILS
+
     async def _answered_since(
         self, claimed: Claimed, server: str, classification: Classification
     ) -> float | None:
-        is_fault_told = classification.outcome is Outcome.UNREACHABLE and classification.is_answer
-        if not is_fault_told or not self._may_be_given_up(claimed):
+        """Of a mail that hears "full" only if the server took others meanwhile: a quota may last for days."""
+        is_full = classification.outcome is Outcome.FULL
+        is_fault_told = is_full or classification.outcome is Outcome.UNREACHABLE
+        if not is_fault_told or not classification.is_answer or not self._may_be_given_up(claimed):
             return None
-        alone_seconds = 2 * self._fleet.settings.delivery.give_up_after_seconds
-        ask = partial(self._fleet.ledger.answered_since, claimed.delivery_id, server, alone_seconds)
+        alone_seconds = math.inf if is_full else 2 * self._fleet.settings.delivery.give_up_after_seconds
+        ask = partial(
+            self._fleet.ledger.answered_since,
+            claimed.delivery_id,
+            server,
+            classification.outcome.value,
+            alone_seconds,
+        )
         return await self._known(ask)
 
     async def _refused_since(self, claimed: Claimed, classification: Classification) -> float | None:

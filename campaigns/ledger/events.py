@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sqlalchemy import Connection
@@ -58,7 +59,7 @@ SELECT MIN(a.finished_at) FROM attempt AS a
 """
 _DEFERRED = "a.outcome = 'deferred'"
 _REFUSED = "a.outcome IN ('policy', 'policy-message', 'policy-server-domain')"
-_ANSWERED = """a.outcome = 'unreachable' AND a.code IS NOT NULL
+_ANSWERED = """a.outcome = :outcome AND a.code IS NOT NULL
    AND a.phase IN ('rcpt', 'data', 'body', 'commit', 'dot')"""
 _TOOK_MAIL_SINCE = """
 SELECT 1 FROM attempt WHERE finished_at > :since AND server = :server AND outcome = 'sent'
@@ -214,19 +215,23 @@ class Events(LedgerPart):
 
         This and the next two count from when it was last made new, or its campaign last began to run.
         """
-        return self._since(_DEFERRED, delivery_id)
+        return self._since(_DEFERRED, {"delivery_id": delivery_id})
 
     def refused_since(self, delivery_id: int) -> float | None:
         """When a server first refused this delivery by policy; None: never."""
-        return self._since(_REFUSED, delivery_id)
+        return self._since(_REFUSED, {"delivery_id": delivery_id})
 
-    def answered_since(self, delivery_id: int, server: str, alone_seconds: float) -> float | None:
+    def answered_since(
+        self, delivery_id: int, server: str, outcome: str, alone_seconds: float
+    ) -> float | None:
         """When a server first answered this delivery with a fault of its own; None: never.
+
+        `outcome`: "unreachable", or "full".
 
         None as well, for `alone_seconds`, if `server` took nobody's mail since: then it may not be this mail
         that it does not take.
         """
-        since = self._since(_ANSWERED, delivery_id)
+        since = self._since(_ANSWERED, {"delivery_id": delivery_id, "outcome": outcome})
         if since is None:
             return None
         with self.database.read() as connection:
@@ -235,9 +240,9 @@ class Events(LedgerPart):
             took = connection.execute(statement(_TOOK_MAIL_SINCE), {"since": since, "server": server})
             return since if took.first() is not None else None
 
-    def _since(self, what: str, delivery_id: int) -> float | None:
+    def _since(self, what: str, values: Mapping[str, object]) -> float | None:
         with self.database.read() as connection:
-            found = connection.execute(statement(_SINCE.format(what=what)), {"delivery_id": delivery_id})
+            found = connection.execute(statement(_SINCE.format(what=what)), values)
             since: float | None = found.scalar_one()
             return since
 

@@ -56,6 +56,19 @@ def test_a_full_server_is_spared_and_is_not_called_broken(new_place: Places) -> 
     assert _attempts(place)["full", "primary"] < 100, "the rest never tried it"
 
 
+def test_recipients_that_are_told_full_keep_nobody_elses_mail_waiting(new_place: Places) -> None:
+    place, odd, emails = new_place(delivery=QUICK), addresses(2, "rcpt-452-4.5.3"), addresses(300)
+    place.start_workers()
+    place.send("odd", odd)
+    eventually(lambda: _attempts(place)["full", "primary"] and _attempts(place)["full", "secondary"])
+    place.send("spring", [*emails[:150], *addresses(2, "dot-452-4.5.3"), *emails[150:]])
+    eventually(lambda: place.ledger.counts("spring").states[State.SENT] == 300)
+    for name in ("odd", "spring"):
+        eventually(lambda name=name: place.ledger.counts(name).states[State.PENDING] == 2)  # type: ignore[misc]
+        place.ledger.cancel(name)
+    assert [event for event in place.ledger.events() if event.to_state == "full"] == []
+
+
 def test_a_server_that_answers_421_is_given_up_by_all(new_place: Places) -> None:
     place, emails = new_place(delivery=QUICK), addresses(400)
     place.start_workers()

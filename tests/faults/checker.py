@@ -298,7 +298,8 @@ def _is_reason_to_fail(history: History, delivery: DeliverySeen, report: Report)
     """A refusal, also of our own where a letter cannot be rendered; or it was tried for long enough.
 
     Long enough is for `give_up_after`, from the first deferral on, or from the first answer of a server that
-    took other mail meanwhile; twice as long where that did not.
+    took other mail meanwhile; twice as long where that did not. A server that says that it is full may be so
+    for days: that it took no other is then no reason.
     """
     if report.outcome == "rejected":
         is_refused = report.code in range(500, 600) and report.phase in _ANSWERS_THE_MAIL
@@ -312,12 +313,18 @@ def _is_reason_to_fail(history: History, delivery: DeliverySeen, report: Report)
         return sum(one.outcome == "crashed" for one in own) >= history.max_crashes
     if report.outcome == "deferred":
         return _since_the_first(own, report) >= history.give_up_after_seconds - _CLOCK_SECONDS
-    if report.outcome == "unreachable" and _is_answered(report):
-        tried_seconds = _since_the_first([one for one in own if _is_answered(one)], report)
-        is_long = tried_seconds >= history.give_up_after_seconds - _CLOCK_SECONDS
-        is_very_long = tried_seconds >= 2 * history.give_up_after_seconds - _CLOCK_SECONDS
-        return is_very_long or (is_long and _took_other_mail(history, report, report.at - tried_seconds))
-    return False
+    return _is_answered(report) and _was_answered_in_vain(history, own, report)
+
+
+def _was_answered_in_vain(history: History, own: Iterable[Report], report: Report) -> bool:
+    if report.outcome not in {"unreachable", "full"}:
+        return False
+    tried_seconds = _since_the_first([one for one in own if _is_answered(one)], report)
+    is_long = tried_seconds >= history.give_up_after_seconds - _CLOCK_SECONDS
+    is_very_long = tried_seconds >= 2 * history.give_up_after_seconds - _CLOCK_SECONDS
+    if is_very_long and report.outcome == "unreachable":
+        return True
+    return is_long and _took_other_mail(history, report, report.at - tried_seconds)
 
 
 def _since_the_first(reports: Iterable[Report], last: Report) -> float:

@@ -524,6 +524,14 @@ BAD = {
         "R",
         replace(_tried_twice("unreachable", server="third", code=451), give_up_after_seconds=4.0),
     ),
+    "R: failed, as a server was full for nobody else for some time": (
+        "R",
+        replace(_tried_twice("full", server=TWO, code=452), give_up_after_seconds=6.0),
+    ),
+    "R: failed, as a server was full for everybody for very long": (
+        "R",
+        replace(_tried_twice("full", server="third", code=452), give_up_after_seconds=1.0),
+    ),
     "R: failed by nobody": ("R", _without_report(6, "rejected")),
     "K: a commit point before it was sent": (
         "K",
@@ -780,8 +788,9 @@ def test_who_was_deferred_for_long_enough_may_fail() -> None:
     assert judge(replace(_tried_twice("deferred"), give_up_after_seconds=4.0)) == []
 
 
-def test_so_may_who_was_answered_with_a_fault_by_a_server_that_took_others() -> None:
-    answered = _tried_twice("unreachable", server=TWO, code=451)
+@pytest.mark.parametrize(("outcome", "code"), [("unreachable", 451), ("full", 452)])
+def test_so_may_who_was_answered_with_a_fault_by_a_server_that_took_others(outcome: str, code: int) -> None:
+    answered = _tried_twice(outcome, server=TWO, code=code)
     assert judge(replace(answered, give_up_after_seconds=4.0)) == []
 
 

@@ -427,6 +427,11 @@ def test_an_attempt_keeps_whom_a_refusal_by_policy_was_meant_for(scope: Scope, k
         ("greeting", "421 4.4.2 timeout after 30 seconds", Outcome.UNREACHABLE, Scope.SERVER, None),
         ("auth", "454 4.7.0 Temporary authentication failure", Outcome.UNREACHABLE, Scope.SERVER, None),
         ("rcpt", "451 Try again in 120 seconds", Outcome.DEFERRED, Scope.RECIPIENT, 120),
+        ("rcpt", "450 4.2.1 Peak SMTP relay limit exceeded for customer", Outcome.FULL, Scope.SERVER, 60),
+        ("dot", "450 4.2.1 Your daily sending limit is reached", Outcome.FULL, Scope.SERVER, 3600),
+        ("rcpt", "450 4.2.1 Daily message limit exceeded", Outcome.DEFERRED, Scope.RECIPIENT, None),
+        ("dot", "452 4.2.2 limit of this mailbox is reached", Outcome.DEFERRED, Scope.RECIPIENT, None),
+        ("rcpt", "550 User has too many messages on the server", Outcome.REJECTED, Scope.RECIPIENT, None),
         ("rcpt", "450 4.7.1 Rate limit, try again in 30 seconds", Outcome.DEFERRED, Scope.SERVER_DOMAIN, 30),
     ],
 )

@@ -143,6 +143,27 @@ def test_a_server_that_does_not_say_how_long_it_is_full_is_full_for_a_minute() -
     assert decided(known(Outcome.FULL), facts()).full_seconds == 60
 
 
+def test_full_that_is_said_of_one_mail_closes_the_server_for_no_other() -> None:
+    said = known(Outcome.FULL, wait_seconds=900.0, is_answer=True)
+    alone = facts(is_full_for_others=False)
+    assert decided(said, alone) == Decision(to=State.QUEUED, to_server="secondary")
+    waiting = decided(said, facts(is_full_for_others=False, usable_servers=()))
+    assert (waiting.to, waiting.wait_seconds, waiting.full_seconds) == (State.PENDING, 900, None)
+    assert decided(said, facts()).full_seconds == 900, "of several in a row it is the server's word"
+    before_any_was_named = known(Outcome.FULL, wait_seconds=900.0)
+    assert decided(before_any_was_named, alone).full_seconds == 900
+
+
+def test_a_mail_that_hears_full_from_all_is_slowed_and_comes_to_an_end() -> None:
+    said = known(Outcome.FULL, wait_seconds=5.0, is_answer=True)
+    assert [decided(said, facts(attempts=n)).to for n in (4, 5)] == [State.QUEUED, State.PENDING]
+    assert decided(said, facts(attempts=10)).wait_seconds == 60
+    give_up = DELIVERY.give_up_after_seconds
+    assert decided(said, facts(attempts=5, answered_since=NOW - give_up)).to is State.FAILED
+    assert decided(said, facts(attempts=5, answered_since=NOW - give_up + 1)).to is State.PENDING
+    assert decided(said, facts(attempts=4, answered_since=NOW - give_up)).to is State.QUEUED
+
+
 def test_one_refusal_by_policy_tries_the_other_server_and_blames_nobody() -> None:
     decision = decided(known(Outcome.POLICY, Scope.SENDER), facts())
     assert decision == Decision(to=State.QUEUED, to_server="secondary", task_state="retry")
@@ -293,6 +314,7 @@ ANY_FACTS = st.builds(
     first_attempt_at=st.none() | st.floats(0, 2 * NOW),
     deferred_since=st.none() | st.floats(0, 2 * NOW),
     answered_since=st.none() | st.floats(0, 2 * NOW),
+    is_full_for_others=st.booleans(),
     tried_by_policy=st.frozensets(NAMES),
     blocked=st.frozensets(NAMES),
     policy_domains=st.dictionaries(NAMES, st.frozensets(st.sampled_from("abcde"))),

@@ -340,6 +340,53 @@ async def test_a_mail_that_a_server_answers_with_faults_comes_to_an_end_though_n
     assert crowd.state() is State.FAILED
 
 
+TOO_MANY = Misbehaviour(phase="rcpt", action="reply", reply="452 4.5.3 Too many recipients")
+
+
+def is_full(services: Services) -> bool:
+    fleet = services.standing._fleet
+    fleet.refresh_soon()
+    fleet.refresh()
+    return fleet._is_full("primary")
+
+
+async def test_a_server_is_full_when_it_says_so_to_several_mails_in_a_row(
+    services: Services, server: ScriptedSmtpServer
+) -> None:
+    crowd = Crowd(services.ledger, 4)
+    server.script.set(TOO_MANY)
+    for index in (0, 0, 0, 1):
+        await tried_again(services, crowd, index)
+    assert not is_full(services), "these two may be odd"
+    server.script.clear()
+    await tried_again(services, crowd, 3)
+    server.script.set(TOO_MANY)
+    for index in (0, 2):
+        await tried_again(services, crowd, index)
+    assert not is_full(services), "it took one meanwhile"
+    await tried_again(services, crowd, 1)
+    assert is_full(services)
+    assert crowd.in_state(State.PENDING) == 3
+
+
+@pytest.mark.parametrize("is_well", [True, False])
+async def test_a_mail_that_hears_full_for_days_is_given_up_only_if_the_server_takes_others(
+    services: Services, server: ScriptedSmtpServer, is_well: bool
+) -> None:
+    crowd = Crowd(services.ledger, 2)
+    server.script.set(TOO_MANY)
+    for _ in range(3):
+        await tried_again(services, crowd)
+    for _ in range(3):
+        days_go_by(services, crowd.ids[0])
+    if is_well:
+        server.script.clear()
+        await tried_again(services, crowd, 1)
+        server.script.set(TOO_MANY)
+    await tried_again(services, crowd)
+    assert crowd.state() is (State.FAILED if is_well else State.PENDING)
+
+
 @pytest.mark.parametrize("reply", ["451 4.3.0 Temporary lookup failure", "450 4.2.0 Greylisted"])
 async def test_the_time_of_a_pause_is_not_held_against_a_mail(
     services: Services, server: ScriptedSmtpServer, reply: str

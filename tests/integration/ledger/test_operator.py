@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -284,16 +285,22 @@ def test_since_when_a_server_answers_a_mail_with_faults_is_known_if_it_takes_oth
     answered(crowd, "unreachable", "rcpt", None)
     answered(crowd, "unreachable", "mail", 421)
     answered(crowd, "deferred", "rcpt", 450)
-    assert ledger.answered_since(delivery_id, "primary", 60) is None
+    assert ledger.answered_since(delivery_id, "primary", "unreachable", 60) is None
     first = answered(crowd, "unreachable", "rcpt", 451)
     answered(crowd, "unreachable", "dot", 451)
-    assert ledger.answered_since(delivery_id, "primary", 60) is None, "it took nobody's mail since"
-    assert ledger.answered_since(delivery_id, "primary", 0) == first, "for long enough"
+    assert ledger.answered_since(delivery_id, "primary", "unreachable", 60) is None, (
+        "it took nobody's mail since"
+    )
+    assert ledger.answered_since(delivery_id, "primary", "unreachable", 0) == first, "for long enough"
     other.report(sent, State.SENT)
-    assert ledger.answered_since(delivery_id, "primary", 60) == first
-    assert ledger.answered_since(delivery_id, "secondary", 60) is None
+    assert ledger.answered_since(delivery_id, "primary", "unreachable", 60) == first
+    assert ledger.answered_since(delivery_id, "secondary", "unreachable", 60) is None
+    assert ledger.answered_since(delivery_id, "primary", "full", 0) is None
+    full = answered(crowd, "full", "rcpt", 452)
+    assert ledger.answered_since(delivery_id, "primary", "full", 0) == full
+    assert ledger.answered_since(delivery_id, "primary", "full", math.inf) is None
     crowd.set("first_attempt_at", ledger.now())
-    assert ledger.answered_since(delivery_id, "primary", 0) is None, "it was made new since"
+    assert ledger.answered_since(delivery_id, "primary", "unreachable", 0) is None, "it was made new since"
 
 
 def test_what_was_refused_before_the_operator_resumed_is_not_held_against_the_campaign(
