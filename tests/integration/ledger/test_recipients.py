@@ -113,6 +113,32 @@ def test_a_list_that_was_put_right_after_an_interrupted_import_is_taken_as_its_r
     assert crowd.counts().status is Status.RUNNING
 
 
+def test_after_a_list_that_was_added_whole_a_finished_campaign_takes_no_other(ledger: Ledger) -> None:
+    crowd = Crowd(ledger, 0)
+    begun = ledger.begin_import(crowd.campaign_id, "digest")
+    whole = ImportProgress(
+        import_id=begun.id, from_line=0, from_position=0, line=3, position=120, finished=True
+    )
+    ledger.add_recipients(crowd.campaign_id, [], whole)
+    assert ledger.finish_idle() == [crowd.name]
+    other = ledger.begin_import(crowd.campaign_id, "another digest")
+    with pytest.raises(TransitionRefused, match="finished"):
+        ledger.add_recipients(crowd.campaign_id, new_recipients(1), replace(whole, import_id=other.id))
+    assert crowd.counts().total == 0
+
+
+def test_a_finished_campaign_takes_no_list_of_which_nothing_was_read_before(ledger: Ledger) -> None:
+    crowd = Crowd(ledger, 0)
+    begun = ledger.begin_import(crowd.campaign_id, "digest")
+    assert ledger.finish_idle() == [crowd.name]
+    whole = ImportProgress(
+        import_id=begun.id, from_line=0, from_position=0, line=3, position=120, finished=True
+    )
+    with pytest.raises(TransitionRefused, match="finished"):
+        ledger.add_recipients(crowd.campaign_id, new_recipients(1), whole)
+    assert crowd.counts().total == 0
+
+
 def test_a_rest_that_is_nobody_leaves_the_campaign_finished(ledger: Ledger) -> None:
     crowd = Crowd(ledger, 0)
     begun = ledger.begin_import(crowd.campaign_id, "digest")
