@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import redis
+from amqp.exceptions import MessageNacked
 from celery import Celery
 from celery.utils.nodenames import anon_nodename
 from kombu.exceptions import OperationalError
@@ -115,7 +116,7 @@ def nudge(app: Celery) -> bool:
             make = envelope(PRODUCE_TASK, CONTROL_QUEUE, _URGENT)
             _push(app, {_key(CONTROL_QUEUE, _URGENT): [make(f"nudge.{uuid.uuid4()}", {})]})
         else:
-            with _producer(app) as producer:
+            with _connection(app) as connection, _producer(app, connection, CONTROL_QUEUE) as producer:
                 message = _as_task(app, PRODUCE_TASK, f"nudge.{uuid.uuid4()}", {})
                 _send(app, producer, message, queue=CONTROL_QUEUE, priority=9)
     except BrokerUnavailable as error:
@@ -250,12 +251,31 @@ def _client(app: Celery) -> redis.Redis:
 
 
 def _publish(app: Celery, deliveries: Sequence[QueuedDelivery]) -> None:
-    """Through kombu, for AMQP, where the highest number is the most urgent."""
-    with _producer(app) as producer:
+    """Through kombu, for AMQP, where the highest number is the most urgent.
+
+    A queue that refuses keeps no other server's mail back; the last refusal is raised in the end. A
+    connection that is lost ends it.
+    """
+    by_queue: dict[str, list[QueuedDelivery]] = {}
+    for delivery in deliveries:
+        by_queue.setdefault(queue_name(delivery.server), []).append(delivery)
+    refusal = None
+    with _connection(app) as connection:
+        for queue, waiting in by_queue.items():
+            try:
+                _publish_to(app, connection, queue, waiting)
+            except BrokerUnavailable as error:
+                refusal = error
+    if refusal is not None:
+        raise refusal
+
+
+def _publish_to(app: Celery, connection: Any, queue: str, deliveries: Sequence[QueuedDelivery]) -> None:
+    with _producer(app, connection, queue) as producer:
         for delivery in deliveries:
             priority = 9 if _priority(delivery.stream) == _URGENT else 0
             message = _as_task(app, DELIVER_TASK, task_id(delivery), task_arguments(delivery))
-            _send(app, producer, message, queue=queue_name(delivery.server), priority=priority)
+            _send(app, producer, message, queue=queue, priority=priority)
 
 
 def _as_task(app: Celery, task: str, identity: str, arguments: Mapping[str, object]) -> Any:
@@ -284,9 +304,14 @@ def _send(app: Celery, producer: Any, message: Any, *, queue: str, priority: int
 
 
 @contextmanager
-def _producer(app: Celery) -> Iterator[Any]:
-    with _connection(app) as connection, app.amqp.Producer(connection, auto_declare=False) as producer:
-        yield producer
+def _producer(app: Celery, connection: Any, queue: str) -> Iterator[Any]:
+    """For one queue, on a channel of its own: a refusal may close it. Raises BrokerUnavailable for that."""
+    try:
+        with app.amqp.Producer(connection.channel(), auto_declare=False) as producer:
+            yield producer
+    except (*connection.channel_errors, MessageNacked) as error:
+        where, cause = address(app.conf.broker_url), str(error) or type(error).__name__
+        raise BrokerUnavailable(f"the broker at {where} takes no messages for {queue}: {cause}") from error
 
 
 @contextmanager

@@ -188,17 +188,29 @@ class Sweeper:
             log.warning("mail waited for the time before the clock was set back", extra={"count": shortened})
 
     def _republish_lost(self) -> bool:
-        """Publish again what the ledger has queued and the broker does not hold; whether that was asked."""
+        """Publish again what the ledger has queued and the broker does not hold; whether that was asked.
+
+        A queue that refuses keeps no other server's mail back; the last refusal is raised in the end.
+        """
         queued = self._ledger.queued_counts()
         held = held_count(self._app) if queued else None
-        is_asked = held is not None
+        is_asked, refusal = held is not None, None
         for server, count in queued.items():
-            patience = SUSPICIOUS_SECONDS if self._is_short(server, count, held) else QUEUED_SECONDS
-            stale = self._ledger.stale_queued(server, patience, CHUNK)
-            if stale:
-                self._republish(server, count, stale)
-                is_asked = True
+            try:
+                is_asked |= self._republish_stale(server, count, held)
+            except BrokerError as error:
+                refusal = error
+        if refusal is not None:
+            raise refusal
         return is_asked
+
+    def _republish_stale(self, server: str, queued: int, held: int | None) -> bool:
+        """Whether there was anything to look for."""
+        patience = SUSPICIOUS_SECONDS if self._is_short(server, queued, held) else QUEUED_SECONDS
+        stale = self._ledger.stale_queued(server, patience, CHUNK)
+        if stale:
+            self._republish(server, queued, stale)
+        return bool(stale)
 
     def _is_short(self, server: str, queued: int, held: int | None) -> bool:
         """Whether the broker surely holds too few messages: a flush, or a restart without its file."""

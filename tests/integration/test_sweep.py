@@ -17,7 +17,7 @@ from campaigns.fleet import Fleet
 from campaigns.health import HealthBoard
 from campaigns.ledger import Ledger
 from campaigns.local.broker import EmbeddedBroker
-from campaigns.publishing import publish_deliveries, ready_count
+from campaigns.publishing import publish_deliveries, queue_keys, queue_name, ready_count
 from campaigns.queues import create_app
 from campaigns.settings import Settings, load_settings
 from campaigns.states import State, Status
@@ -345,6 +345,26 @@ def test_a_dead_broker_is_a_line_and_so_is_its_return(bench: Bench, told: Told) 
     turns(bench, int(SETTLED_SECONDS) + 2)
     assert told.lines() == [BACK]
     broker.stop()
+
+
+@pytest.mark.parametrize("refusing", ["primary", "secondary"])
+def test_a_queue_that_refuses_keeps_no_other_servers_mail_back(
+    bench: Bench, told: Told, refusing: str
+) -> None:
+    other = "secondary" if refusing == "primary" else "primary"
+    crowd = Crowd(bench.ledger, 10)
+    crowd.queue(refusing, crowd.ids[:4])
+    crowd.queue(other, crowd.ids[4:])
+    with redis.Redis(unix_socket_path=str(bench.settings.broker_socket)) as client:
+        for key in queue_keys(queue_name(refusing)):
+            client.set(key, "no list")
+        for first_line in ([GONE], []):
+            crowd.set("queued_at", 1.0)
+            turns(bench, 1)
+            assert bench.waiting(other) == set(crowd.ids[4:])
+            assert sorted(told.lines()) == sorted([*first_line, (AGAIN, other, "6")])
+            client.delete(*queue_keys(queue_name(other)))
+    assert [one.delivery_id for one in bench.ledger.stale_queued(refusing, 1_000)] == crowd.ids[:4]
 
 
 def test_a_broker_that_is_asked_nothing_is_not_called_back(bench: Bench, told: Told) -> None:

@@ -7,6 +7,8 @@ from base64 import b64decode
 
 import pytest
 import redis
+from amqp.exceptions import MessageNacked, NotFound, RecoverableConnectionError
+from kombu.transport.memory import Channel
 
 from campaigns import publishing
 from campaigns.broker import check_broker, redis_url, try_write
@@ -120,17 +122,77 @@ def test_no_kind_of_absence_takes_more_than_a_few_seconds(directory, scheme, por
         assert time.monotonic() - began < 5
 
 
-def test_through_kombu_mail_for_a_server_that_was_taken_out_stands_in_nobodys_way(directory):
-    """Over AMQP only our own queues are declared; whoever still reads the other one gets its message."""
+@pytest.fixture
+def kombu_app(directory):
+    """It publishes as over AMQP, into kombu's own memory."""
     app = create_app(
         Settings.model_validate({"directory": directory, "broker": "amqp://h//", "servers": SERVERS})
     )
     app.conf.broker_url = "memory://"
-    gone = [Delivery(delivery_id=1, server="gone"), Delivery(delivery_id=2)]
-    publish_deliveries(app, gone)
-    with app.connection_for_read() as connection:
-        taken = [connection.SimpleQueue(f"smtp.{one.server}").get(block=False) for one in gone]
-    assert [message.payload[1]["delivery"] for message in taken] == [1, 2]
+    yield app
+    Channel.queues.clear()
+
+
+def waiting_in(queue):
+    waiting = Channel.queues[queue].queue if queue in Channel.queues else ()
+    return [json.loads(b64decode(message["body"]))[1]["delivery"] for message in waiting]
+
+
+def test_through_kombu_mail_for_a_server_that_was_taken_out_stands_in_nobodys_way(kombu_app):
+    """Over AMQP only our own queues are declared; whoever still reads the other one gets its message."""
+    publish_deliveries(kombu_app, [Delivery(delivery_id=1, server="gone"), Delivery(delivery_id=2)])
+    assert [waiting_in("smtp.gone"), waiting_in("smtp.primary")] == [[1], [2]]
+
+
+MIXED = [Delivery(delivery_id=number, server=f"s{number % 3}") for number in range(9)]
+
+
+class Refused:
+    """A channel that cannot publish to one queue, and is closed by that, as by RabbitMQ."""
+
+    def __init__(self, monkeypatch, queue, error):
+        self.asked = []
+
+        def basic_publish(channel, message, exchange, routing_key, **options):
+            self.asked.append(routing_key)
+            if channel.closed:
+                raise RecoverableConnectionError("the channel is closed")
+            if routing_key == queue:
+                channel.close()
+                raise error
+            return publish(channel, message, exchange, routing_key, **options)
+
+        publish = Channel.basic_publish
+        monkeypatch.setattr(Channel, "basic_publish", basic_publish)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(NotFound("its node is down"), "its node is down"), (MessageNacked(), "MessageNacked")],
+)
+@pytest.mark.parametrize("server", ["s0", "s1", "s2"])
+def test_through_kombu_a_queue_that_refuses_keeps_no_other_servers_mail_back(
+    kombu_app, monkeypatch, server, error, words
+):
+    refused = Refused(monkeypatch, f"smtp.{server}", error)
+    with pytest.raises(BrokerUnavailable, match=rf"takes no messages for smtp\.{server}: {words}"):
+        publish_deliveries(kombu_app, MIXED)
+    assert refused.asked.count(f"smtp.{server}") == 1
+    for number in range(3):
+        expected = [] if server == f"s{number}" else [number, number + 3, number + 6]
+        assert waiting_in(f"smtp.s{number}") == expected
+
+
+def test_through_kombu_a_connection_that_is_lost_is_not_tried_for_each_server(kombu_app, monkeypatch):
+    refused = Refused(monkeypatch, "smtp.s0", RecoverableConnectionError("it is gone"))
+    with pytest.raises(BrokerUnavailable, match="cannot be reached: it is gone"):
+        publish_deliveries(kombu_app, MIXED)
+    assert refused.asked == ["smtp.s0"]
+
+
+def test_through_kombu_a_nudge_that_is_refused_is_no_error(kombu_app, monkeypatch):
+    Refused(monkeypatch, "campaigns", MessageNacked())
+    assert not nudge(kombu_app)
 
 
 def test_a_full_broker_is_unavailable_and_takes_messages_again_when_it_has_room(app, client):
