@@ -6,6 +6,7 @@ time, never mail: the ledger decides who may send.
 
 import logging
 import random
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -85,6 +86,7 @@ class Fleet:
         self._monotonic = monotonic
         self._slow_refresh_at = 0.0
         self._clock_offset = 0.0
+        self._recording = threading.Lock()
 
     def __repr__(self) -> str:
         states = ", ".join(f"{server.name} {self.state(server.name)}" for server in self.settings.servers)
@@ -305,15 +307,16 @@ class Fleet:
         return health is not None and health.is_full
 
     def _record_changes(self) -> None:
-        """Those of this process's doing. While the database is away they are kept."""
-        changes = self.board.take_changes()
-        while changes:
-            try:
-                self.record(changes[0])
-            except DatabaseUnavailable:
-                self.board.keep_changes(changes)
-                raise
-            changes.pop(0)
+        """Those of this process's doing, in their order. While the database is away they are kept."""
+        with self._recording:
+            changes = self.board.take_changes()
+            while changes:
+                try:
+                    self.record(changes[0])
+                except DatabaseUnavailable:
+                    self.board.keep_changes(changes)
+                    raise
+                changes.pop(0)
 
     def record(self, change: Change) -> None:
         """Keep an event, and log it: nobody else does either."""

@@ -101,6 +101,17 @@ class Campaign(Base):
     )
 
 
+class Pause(Base):
+    """A time for which a campaign was paused; `ended_at` NULL: it is."""
+
+    __tablename__ = "pause"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    campaign_id: Mapped[int] = mapped_column(ForeignKey("campaign.id"))
+    began_at: Mapped[float]
+    ended_at: Mapped[float | None]
+    __table_args__ = (Index("ix_pause_campaign", "campaign_id"),)
+
+
 class Recipient(Base):
     """One address of one campaign, with its merge fields; never changed."""
 

@@ -42,6 +42,8 @@ UPDATE campaign SET status = :status, reason = :reason,
        finished_at = CASE WHEN :ends = 1 THEN {clock} ELSE NULL END
  WHERE id = :id
 """
+_BEGIN_PAUSE = "INSERT INTO pause (campaign_id, began_at) VALUES (:id, {clock})"
+_END_PAUSE = "UPDATE pause SET ended_at = {clock} WHERE campaign_id = :id AND ended_at IS NULL"
 _IN_STATE = """
 SELECT id FROM delivery WHERE campaign_id = :id AND state = '{state}' AND id > :after ORDER BY id LIMIT :limit
 """
@@ -318,6 +320,9 @@ class CampaignSide(LedgerPart):
         }
         sql = _SET_STATUS.replace(":scheduled_at", "CAST(:scheduled_at AS double precision)")
         connection.execute(statement(sql.format(clock=self._clock_sql)), parameters)
+        if Status.PAUSED in {status, campaign.status}:
+            pause = _BEGIN_PAUSE if status is Status.PAUSED else _END_PAUSE
+            connection.execute(statement(pause.format(clock=self._clock_sql)), {"id": campaign.id})
         return read_campaign(connection, campaign_id=campaign.id)
 
 

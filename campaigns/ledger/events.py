@@ -50,12 +50,15 @@ SELECT DISTINCT a.server FROM attempt AS a JOIN delivery AS d ON d.id = a.delive
  WHERE a.delivery_id = :delivery_id AND a.finished_at >= d.first_attempt_at
    AND a.outcome IN ('policy', 'policy-message', 'policy-server-domain')
 """
-# While a campaign is paused nobody asks: what was said before it began to run again is old.
 _SINCE = """
-SELECT MIN(a.finished_at) FROM attempt AS a
-  JOIN delivery AS d ON d.id = a.delivery_id JOIN campaign AS c ON c.id = d.campaign_id
- WHERE a.delivery_id = :delivery_id AND a.finished_at >= d.first_attempt_at
-   AND a.finished_at >= COALESCE(c.running_since, 0) AND {what}
+SELECT MIN(a.finished_at) FROM attempt AS a JOIN delivery AS d ON d.id = a.delivery_id
+ WHERE a.delivery_id = :delivery_id AND a.finished_at >= d.first_attempt_at AND {what}
+"""
+_PAUSED_SECONDS = """
+SELECT COALESCE(SUM(COALESCE(p.ended_at, {clock})
+                    - CASE WHEN p.began_at > :since THEN p.began_at ELSE :since END), 0)
+  FROM delivery AS d JOIN pause AS p ON p.campaign_id = d.campaign_id
+ WHERE d.id = :delivery_id AND COALESCE(p.ended_at, {clock}) > :since
 """
 _DEFERRED = "a.outcome = 'deferred'"
 _REFUSED = "a.outcome IN ('policy', 'policy-message', 'policy-server-domain')"
@@ -213,7 +216,8 @@ class Events(LedgerPart):
     def deferred_since(self, delivery_id: int) -> float | None:
         """When this delivery was first deferred; None: never.
 
-        This and the next two count from when it was last made new, or its campaign last began to run.
+        This and the next two begin when it was last made new, and are later by the time for which its
+        campaign was paused since: nobody asks then.
         """
         return self._since(_DEFERRED, {"delivery_id": delivery_id})
 
@@ -244,7 +248,11 @@ class Events(LedgerPart):
         with self.database.read() as connection:
             found = connection.execute(statement(_SINCE.format(what=what)), values)
             since: float | None = found.scalar_one()
-            return since
+            if since is None:
+                return None
+            sql = statement(_PAUSED_SECONDS.format(clock=self._clock_sql))
+            paused = connection.execute(sql, {"delivery_id": values["delivery_id"], "since": since})
+            return since + float(paused.scalar_one())
 
 
 def insert_event(  # noqa: PLR0913 - an event's fields, by keyword

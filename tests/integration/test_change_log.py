@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from campaigns.breaker import Fault
 from campaigns.fleet import Fleet
-from campaigns.health import HealthBoard
+from campaigns.health import Change, HealthBoard
 from campaigns.ledger import Ledger
 from campaigns.local.broker import EmbeddedBroker
 from campaigns.settings import Settings
@@ -98,3 +101,31 @@ def test_a_failure_and_the_steps_of_the_return_are_in_one_log(cluster: Cluster) 
         ("50 %", "100 %"),
     ]
     assert len([one for one in cluster.ledger.events() if one.server == "primary"]) == 6
+
+
+def test_what_two_threads_record_is_told_in_its_order(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet, board = cluster.fleets[0], cluster.boards[0]
+    record, is_writing, may_write = fleet.record, threading.Event(), threading.Event()
+
+    def record_slowly(change: Change) -> None:
+        is_writing.set()
+        may_write.wait(0.3)
+        record(change)
+
+    monkeypatch.setattr(fleet, "record", record_slowly)
+    for _ in range(5):
+        board.fault("primary", "refused")
+    cluster.now += 3
+    with ThreadPoolExecutor() as threads:
+        probe = board.may_probe("primary")
+        first = threads.submit(fleet.refresh)
+        assert probe is not None and is_writing.wait(10)
+        second = threads.submit(fleet.report, "primary", Fault(reason="refused", token=probe.token))
+        may_write.wait(0.1)
+        may_write.set()
+        for one in (first, second):
+            one.result(10)
+    told = [event.to_state for event in cluster.ledger.events("primary") if event.kind == "breaker"]
+    assert told == ["open", "half-open", "open"]

@@ -301,7 +301,7 @@ def days_go_by(services: Services, delivery_id: int) -> None:
         for statement in (
             "UPDATE delivery SET first_attempt_at = first_attempt_at - 259200 WHERE id = :id",
             "UPDATE attempt SET finished_at = finished_at - 259200 WHERE delivery_id = :id",
-            "UPDATE campaign SET running_since = running_since - 259200",
+            "UPDATE pause SET began_at = began_at - 259200, ended_at = ended_at - 259200",
         ):
             connection.execute(text(statement), {"id": delivery_id})
 
@@ -403,6 +403,21 @@ async def test_the_time_of_a_pause_is_not_held_against_a_mail(
     server.script.set(Misbehaviour(phase="rcpt", action="reply", reply=reply))
     await tried_again(services, crowd)
     assert crowd.state() is State.PENDING
+
+
+async def test_a_pause_takes_back_none_of_the_time_before_and_after_it(
+    services: Services, server: ScriptedSmtpServer
+) -> None:
+    crowd = Crowd(services.ledger)
+    server.script.set(Misbehaviour(phase="rcpt", action="reply", reply="450 4.2.0 Greylisted"))
+    for _ in range(3):
+        await tried_again(services, crowd)
+        services.ledger.pause(crowd.name)
+        services.ledger.resume(crowd.name)
+    assert crowd.state() is State.PENDING
+    days_go_by(services, crowd.ids[0])
+    await tried_again(services, crowd)
+    assert crowd.state() is State.FAILED
 
 
 async def test_a_mail_that_was_held_back_for_days_is_not_given_up_at_its_first_deferral(

@@ -277,6 +277,45 @@ def test_since_when_a_mail_is_deferred_is_known_until_it_is_made_new(ledger: Led
     assert ledger.deferred_since(crowd.ids[0]) is None
 
 
+def paused(crowd: Crowd, began_at: float, ended_at: float | None) -> None:
+    with crowd.ledger.database.write() as connection:
+        sql = "INSERT INTO pause (campaign_id, began_at, ended_at) VALUES (:id, :began_at, :ended_at)"
+        values = {"id": crowd.campaign_id, "began_at": began_at, "ended_at": ended_at}
+        connection.execute(text(sql), values)
+
+
+def test_the_time_of_pauses_is_taken_off_how_long_a_mail_is_deferred(ledger: Ledger) -> None:
+    crowd, other = Crowd(ledger), Crowd(ledger)
+    answered(crowd, "deferred", "rcpt", 450)
+    first = ledger.now() - 100
+    with ledger.database.write() as connection:
+        connection.execute(text("UPDATE delivery SET first_attempt_at = :first"), {"first": first})
+        connection.execute(text("UPDATE attempt SET finished_at = :first"), {"first": first})
+    paused(other, first + 10, None)
+    paused(crowd, first - 20, first - 10)
+    assert ledger.deferred_since(crowd.ids[0]) == first
+    paused(crowd, first - 5, first + 2)
+    paused(crowd, first + 3, first + 7)
+    assert ledger.deferred_since(crowd.ids[0]) == pytest.approx(first + 2 + 4)
+    paused(crowd, first + 90, None)
+    so_far = ledger.now() - first - 90
+    assert ledger.deferred_since(crowd.ids[0]) == pytest.approx(first + 2 + 4 + so_far, abs=2)
+
+
+def test_a_pause_lasts_until_its_campaign_runs_again_or_ends(ledger: Ledger) -> None:
+    first, second = Crowd(ledger), Crowd(ledger)
+    for crowd in (first, second):
+        ledger.pause(crowd.name)
+        ledger.pause(crowd.name)
+    ledger.resume(first.name)
+    ledger.pause(first.name)
+    ledger.cancel(second.name)
+    with ledger.database.read() as connection:
+        sql = "SELECT campaign_id, ended_at >= began_at FROM pause ORDER BY campaign_id, id"
+        found = [tuple(row) for row in connection.execute(text(sql))]
+    assert found == [(first.campaign_id, True), (first.campaign_id, None), (second.campaign_id, True)]
+
+
 def test_since_when_a_server_answers_a_mail_with_faults_is_known_if_it_takes_others(ledger: Ledger) -> None:
     crowd, other = Crowd(ledger), Crowd(ledger)
     [delivery_id] = crowd.ids
