@@ -41,7 +41,7 @@ bench-failover: $(STAMP)  ## Measure five ways for the primary to fail, on both 
 model: $(STAMP)  ## Check the model of the ledger's protocol, and that it breaks without its guards (needs spin; half an hour)
 	@$(BIN)/python proof/run.py
 
-mutants: $(STAMP)  ## Take out each guard in turn, and see that a test notices (some 10 minutes)
+mutants: $(STAMP)  ## Take out each guard in turn, and see that a test notices (some 20 minutes)
 	@$(BIN)/python -m tests.mutants
 
 soak: $(STAMP)  ## Random faults for MINUTES=30 on a stream of campaigns [SEED=n] [POSTGRESQL=1]

@@ -135,4 +135,6 @@ def _text(value: object) -> str:
 
 
 def _cause(error: BaseException) -> str:
-    return str(error).strip().rstrip(".") or type(error).__name__
+    """In a few words: redis-py repeats the address."""
+    said = re.sub(r"^Error \d+ connecting to \S+\. ", "", str(error).strip())
+    return said.rstrip(".") or type(error).__name__

@@ -113,7 +113,9 @@ def _broker_remedy(settings: Settings, error: BrokerError) -> str:
     if isinstance(refusal, redis.ResponseError) and "MISCONF" in str(refusal):
         return "; see that its disk has space and can be written"
     is_away = isinstance(error, BrokerUnavailable) and not isinstance(refusal, redis.ResponseError)
-    return "; start it with `campaigns up`" if is_away and settings.embedded else ""
+    if not is_away:
+        return ""
+    return "; start it with `campaigns up`" if settings.embedded else "; start it, or correct `broker`"
 
 
 def try_broker(settings: Settings) -> None:

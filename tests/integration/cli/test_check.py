@@ -291,6 +291,13 @@ def test_a_broker_that_is_not_there_any_more_is_to_be_started() -> None:
     assert "cannot be reached" in finding.detail and finding.detail.endswith("start it with `campaigns up`")
 
 
+def test_a_broker_of_ones_own_that_is_not_there_is_told_once_and_with_what_helps(tmp_path: Path) -> None:
+    settings = Settings(directory=tmp_path, servers=(server(1),), broker="redis://127.0.0.1:1/0")
+    assert check_broker(settings).detail == (
+        "the broker at 127.0.0.1:1 cannot be reached: Connection refused; start it, or correct `broker`"
+    )
+
+
 def test_a_sqlite_file_that_cannot_be_written_is_found(sqlite_url: str, tmp_path: Path) -> None:
     """As it is for root, too: by its header it is of a later format, to be read and not to be written."""
     settings = Settings(directory=tmp_path, servers=(server(1),), database=sqlite_url)
