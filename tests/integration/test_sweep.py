@@ -341,6 +341,7 @@ def test_a_dead_broker_is_a_line_and_so_is_its_return(bench: Bench, told: Told) 
     assert told.lines() == [GONE]
     assert bench.sweeper.reroute("primary") == 10
     assert told.lines() == [], "nor is there one for what was moved meanwhile"
+    crowd.set("queued_at", bench.ledger.now() + 60)  # nobody looks yet for what the broker lost
     broker.start()
     turns(bench, int(SETTLED_SECONDS) + 2)
     assert told.lines() == [BACK]
