@@ -57,7 +57,7 @@ def test_four_workers_keep_to_one_rate(new_place: Places) -> None:
     assert len(within) <= (1 + TOLERANCE) * RATE * SECONDS
     assert measured >= (1 - TOLERANCE) * RATE
     assert stalled_seconds < SECONDS / 4
-    assert max(_rates(times, 1.0)) <= RATE * 1.5, "no bursts beyond what one reads off a busy machine"
+    assert max(_rates(times, 1.0)) <= RATE * 2, "no bursts beyond what one reads off a busy machine"
 
 
 def test_a_limited_domain_is_slow_and_holds_up_nobody_else(new_place: Places) -> None:

@@ -19,6 +19,7 @@ _TABLES = (
     "event",
     "delivery",
     "recipient_import",
+    "pause",
     "recipient",
     "campaign",
     "suppression",
