@@ -230,14 +230,21 @@ async def test_a_connection_that_died_while_idle_costs_nothing(
 
 
 async def test_nothing_is_asked_of_a_server_while_the_database_is_away(
-    services: Services, server: ScriptedSmtpServer
+    services: Services, server: ScriptedSmtpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     crowd = Crowd(services.ledger)
     crowd.queue()
     services._database_up.clear()
+    is_waiting, ready = asyncio.Event(), services.database_ready
+
+    async def database_ready() -> None:
+        is_waiting.set()
+        await ready()
+
+    monkeypatch.setattr(services, "database_ready", database_ready)
     task = asyncio.create_task(attempt_of(services, crowd).run())
-    await asyncio.sleep(0.2)
-    assert server.stats["connections"] == 0
+    await asyncio.wait({task, asyncio.create_task(is_waiting.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    assert is_waiting.is_set() and server.stats["connections"] == 0
     services._database_up.set()
     await task
     assert crowd.state() is State.SENT

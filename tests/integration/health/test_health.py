@@ -351,11 +351,19 @@ def test_of_many_that_ask_at_once_one_may_probe(url: str) -> None:
 
 
 def test_of_faults_that_many_report_at_once_exactly_one_is_the_change(url: str) -> None:
-    boards = [a_board(url, Clock()) for _ in range(8)]
-    barrier, changes = threading.Barrier(8), []
+    """All of them read the board before the first one writes it: they ask for the time in between."""
+    barrier, changes, met = threading.Barrier(8), [], threading.local()
+
+    def clock() -> float:
+        if getattr(met, "is_due", False):
+            met.is_due = False
+            barrier.wait()
+        return START
+
+    boards = [HealthBoard(url, clock=clock, random=lambda: 0.5, monotonic=Clock()) for _ in range(8)]
 
     def report(board: HealthBoard) -> None:
-        barrier.wait()
+        met.is_due = True
         changes.append(board.fault("primary", "refused"))
 
     threads = [threading.Thread(target=report, args=[board]) for board in boards]
