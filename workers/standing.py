@@ -26,10 +26,10 @@ T = TypeVar("T")
 
 SAYS_NOTHING = frozenset({Outcome.STOPPED, Outcome.UNCERTAIN, Outcome.UNREACHABLE})
 """Outcomes that tell neither for nor against the server."""
-FULL_MAILS = 3
-"""So many mails in a row that hear "full" at RCPT or the dot are not each an odd recipient's."""
 OUR_OWN_RULES = frozenset({"fault-utf8", "fault-size", "fault-render", "fault-internal"})
 """Nor do these: the server was never asked."""
+FULL_MAILS = 3
+"""So many mails in a row that hear "full" at RCPT or the dot are not each an odd recipient's."""
 
 
 class Standing:
