@@ -187,7 +187,7 @@ def test_a_full_disk_under_sqlite_is_waited_out(new_trial: Trials) -> None:
 def test_a_full_disk_under_postgresql_is_waited_out(new_trial: Trials) -> None:
     with _small_disk(400) as disk, postgres_server(disk) as server:
         trial = new_trial(server.url(server.create_database()))
-        emails = _under_way(trial, 3_000)
+        emails = _under_way(trial, 1_500)
         with trial.outage_on_the_way("spring", "disk full", "database"):
             _full_for_a_while(trial, disk)
             if not server.is_running:  # it gives up where it cannot write its log; an operator starts it
