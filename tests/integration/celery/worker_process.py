@@ -95,7 +95,8 @@ class Notes:
     def lines(self) -> list[list[str]]:
         if not self.file.exists():
             return []
-        return [line.split() for line in self.file.read_text().splitlines()]
+        whole, _, _ = self.file.read_text().rpartition("\n")  # the last one may be half written
+        return [line.split() for line in whole.splitlines()]
 
     def of(self, word: str) -> list[int]:
         return [int(line[1]) for line in self.lines() if line[0] == word]
