@@ -118,6 +118,6 @@ def test_who_comes_on_the_list_gets_no_mail_but_what_an_attempt_held(
         assert set(met[what]) <= {State.SUPPRESSED}, (what, met[what])
     assert all(met[what] for what in WAITED), met
     assert sum(bool(met[what]) for what in TRIED) >= 2, (
-        met
-    )  # a reply may still end what was about to be listed
+        f"a reply may end what was to be listed, not all: {met}"
+    )
     assert State.SENT in met["held, then sent"], met
