@@ -60,7 +60,7 @@ class Classification:
     counts_if_none_is_sent: bool = False
     """It counts against the server as well, unless other mail goes through it at the time."""
     is_answer: bool = False
-    """Whether it was said of this mail: in reply to RCPT, DATA or the dot, by a server that was reached."""
+    """Whether it was said of this mail: in reply to RCPT, DATA or the dot, and not in words that mean us."""
 
     @property
     def recorded_as(self) -> str:
@@ -88,6 +88,7 @@ class Rule:
     wait_seconds: float | None
     counts_against_server: bool
     counts_if_none_is_sent: bool
+    of_our_account: bool
     sample: tuple[Phase, Reply]
     source: str
 
@@ -169,7 +170,7 @@ def by_reply(phase: Phase, reply: Reply | None) -> Classification:
         or by_enhanced_status(phase, reply)
         or by_basic_code(phase, reply)
     )
-    return replace(found, is_answer=phase in ANSWERS_THE_MAIL)
+    return replace(found, is_answer=phase in ANSWERS_THE_MAIL and found.rule not in of_our_account())
 
 
 def flat(text: str) -> str:
@@ -353,6 +354,12 @@ def load_rules() -> tuple[Rule, ...]:
     return tuple(read_rule(row, table["phases"]) for row in table["rule"])
 
 
+@cache
+def of_our_account() -> frozenset[str]:
+    """The rules whose words are of all that we send, whichever mail they are said to."""
+    return frozenset(rule.name for rule in load_rules() if rule.of_our_account)
+
+
 def read_rule(row: Mapping[str, Any], phase_sets: Mapping[str, list[str]]) -> Rule:
     outcome = Outcome(row["outcome"])
     phases = phase_sets[row["phases"]] if "phases" in row else None
@@ -367,6 +374,7 @@ def read_rule(row: Mapping[str, Any], phase_sets: Mapping[str, list[str]]) -> Ru
         wait_seconds=row.get("wait_seconds"),
         counts_against_server=row.get("counts_against_server", outcome is Outcome.UNREACHABLE),
         counts_if_none_is_sent=row.get("counts_if_none_is_sent", False),
+        of_our_account=row.get("of_our_account", False),
         sample=(Phase(row["sample"]["phase"]), read_reply(row["sample"]["reply"])),
         source=row["source"],
     )

@@ -204,13 +204,14 @@ def full(
 ) -> Decision:
     """Through another at once, if one may take it. Full is the server, or the server for this domain.
 
-    Or for this one mail, if it was said of a mail, and of no other since the server took one.
+    Or for this one mail, if it was said of a mail, and of no other since the server took one. Only such mail
+    is given up, and is kept from another server while it waits: that one may say the same.
     """
-    if is_answered_in_vain(classification, facts, delivery, now):
-        return failed()
     full_seconds = classification.wait_seconds or FULL_SECONDS
     for_domain = of_a_domain(classification, facts)
     for_all = not for_domain and (facts.is_full_for_others or not classification.is_answer)
+    if not for_all and is_answered_in_vain(classification, facts, delivery, now):
+        return failed()
     block = throttled(classification, facts, now) if for_domain else None
     told_seconds = full_seconds if for_all else None
     brake_seconds = brake(facts)
@@ -218,8 +219,14 @@ def full(
         return Decision(
             to=State.QUEUED, to_server=facts.usable_servers[0], block=block, full_seconds=told_seconds
         )
-    wait_seconds = jittered(max(full_seconds, brake_seconds), random)
-    return Decision(to=State.PENDING, wait_seconds=wait_seconds, block=block, full_seconds=told_seconds)
+    goes_elsewhere = facts.usable_servers and (for_all or for_domain)
+    wait_seconds = brake_seconds if goes_elsewhere else max(full_seconds, brake_seconds)
+    return Decision(
+        to=State.PENDING,
+        wait_seconds=jittered(wait_seconds, random),
+        block=block,
+        full_seconds=told_seconds,
+    )
 
 
 def of_a_domain(classification: Classification, facts: Facts) -> bool:

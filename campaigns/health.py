@@ -308,7 +308,7 @@ class HealthBoard:
     def _write(self, step: Step) -> tuple[list[Change], Board, float]:
         """Apply what time did, what was gathered, and one step: what changed, and the board and time then.
 
-        One at a time: who waits for its turn meanwhile finds that it was told already.
+        One at a time, and kept in that order: who waits meanwhile finds that it was told already.
         """
         with self._writing:
             with self._lock:
@@ -321,11 +321,11 @@ class HealthBoard:
 
             shared = self._ask(lambda client: self._write_shared(client, all_steps))
             before, after, now = shared or self._write_local(all_steps)
-        made = list(changes(before, after, self.policy))
-        if shared is None and self._client is not None:
-            made = [replace(change, reason=f"{change.reason} ({_ALONE})") for change in made]
-        with self._lock:
-            self._changes.extend(made)
+            made = list(changes(before, after, self.policy))
+            if shared is None and self._client is not None:
+                made = [replace(change, reason=f"{change.reason} ({_ALONE})") for change in made]
+            with self._lock:
+                self._changes.extend(made)
         return made, after, now
 
     def _heard(self, board: Board, gathered: dict[str, list[Seen]], now: float) -> Board:

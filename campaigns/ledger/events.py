@@ -55,11 +55,14 @@ SELECT MIN(a.finished_at) FROM attempt AS a JOIN delivery AS d ON d.id = a.deliv
  WHERE a.delivery_id = :delivery_id AND a.finished_at >= d.first_attempt_at AND {what}
 """
 _PAUSED_SECONDS = """
-SELECT COALESCE(SUM(COALESCE(p.ended_at, {clock})
-                    - CASE WHEN p.began_at > :since THEN p.began_at ELSE :since END), 0)
-  FROM delivery AS d JOIN pause AS p ON p.campaign_id = d.campaign_id
- WHERE d.id = :delivery_id AND COALESCE(p.ended_at, {clock}) > :since
+SELECT COALESCE(SUM(w.ended_at - w.began_at), 0)
+  FROM (SELECT CASE WHEN p.began_at > :since THEN p.began_at ELSE :since END AS began_at,
+               CASE WHEN p.ended_at < {clock} THEN p.ended_at ELSE {clock} END AS ended_at
+          FROM delivery AS d JOIN pause AS p ON p.campaign_id = d.campaign_id
+         WHERE d.id = :delivery_id) AS w
+ WHERE w.ended_at > w.began_at
 """
+"""No longer than until now, and never less than nothing, if the clock was wrong meanwhile."""
 _DEFERRED = "a.outcome = 'deferred'"
 _REFUSED = "a.outcome IN ('policy', 'policy-message', 'policy-server-domain')"
 _ANSWERED = """a.outcome = :outcome AND a.code IS NOT NULL

@@ -12,6 +12,11 @@ depends_on = None
 
 BIG_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
+NOT_COUNTED_SO_FAR = """
+INSERT INTO pause (campaign_id, began_at, ended_at)
+SELECT id, created_at, running_since
+  FROM campaign WHERE status IN ('running', 'paused') AND running_since > created_at
+"""
 PAUSED_NOW = """
 INSERT INTO pause (campaign_id, began_at)
 SELECT c.id, COALESCE((SELECT MAX(e.at) FROM event AS e
@@ -32,4 +37,5 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_pause")),
     )
     op.create_index("ix_pause_campaign", "pause", ["campaign_id"])
+    op.execute(NOT_COUNTED_SO_FAR)
     op.execute(PAUSED_NOW)

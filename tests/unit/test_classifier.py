@@ -310,6 +310,33 @@ def test_only_a_reply_to_the_mail_itself_is_an_answer(phase: Phase) -> None:
     assert not classify(SmtpResult(phase=phase, fault=Fault.CLOSED)).is_answer
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "454 Throttling failure: Maximum sending rate exceeded",
+        "454 4.7.0 Throttling failure: Daily message quota exceeded.",
+        "550 5.4.5 Daily user sending limit exceeded.",
+        "452 Too many recipients received this hour (throttled)",
+        "451 You have exceeded your sending quota",
+        "450 4.2.1 Peak SMTP relay limit exceeded for customer",
+    ],
+)
+@pytest.mark.parametrize("phase", ["rcpt", "dot"])
+def test_a_quota_of_our_own_account_is_no_answer_to_the_mail_that_hears_of_it(phase: str, line: str) -> None:
+    found = judge(phase, line)
+    assert (found.outcome, found.scope, found.is_answer) == (Outcome.FULL, Scope.SERVER, False)
+
+
+@pytest.mark.parametrize("line", ["452 4.5.3 Too many recipients", "451 slow down"])
+def test_full_in_words_that_do_not_tell_of_whom_is_an_answer_to_the_mail(line: str) -> None:
+    assert (judge("rcpt", line).outcome, judge("rcpt", line).is_answer) == (Outcome.FULL, True)
+
+
+def test_a_421_is_of_the_connection_also_in_the_words_of_a_mailbox() -> None:
+    found = judge("rcpt", "421 4.2.1 Message limit per hour reached")
+    assert (found.outcome, found.scope) == (Outcome.FULL, Scope.SERVER)
+
+
 @pytest.mark.parametrize("line", ["451 come back", "451 4.3.0 local error", "451 4.3.2 not now", "450 no"])
 def test_data_that_is_refused_for_now_before_it_was_seen_is_the_servers_fault(line: str) -> None:
     found = judge("data", line)

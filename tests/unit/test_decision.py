@@ -1,5 +1,7 @@
 """What follows from each outcome. `random` is 0 here unless a test says otherwise: no jitter."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -158,10 +160,34 @@ def test_a_mail_that_hears_full_from_all_is_slowed_and_comes_to_an_end() -> None
     said = known(Outcome.FULL, wait_seconds=5.0, is_answer=True)
     assert [decided(said, facts(attempts=n)).to for n in (4, 5)] == [State.QUEUED, State.PENDING]
     assert decided(said, facts(attempts=10)).wait_seconds == 60
-    give_up = DELIVERY.give_up_after_seconds
-    assert decided(said, facts(attempts=5, answered_since=NOW - give_up)).to is State.FAILED
-    assert decided(said, facts(attempts=5, answered_since=NOW - give_up + 1)).to is State.PENDING
-    assert decided(said, facts(attempts=4, answered_since=NOW - give_up)).to is State.QUEUED
+    since = NOW - DELIVERY.give_up_after_seconds
+
+    def alone(attempts: int, answered_since: float) -> Decision:
+        its_facts = facts(attempts=attempts, answered_since=answered_since, is_full_for_others=False)
+        return decided(said, its_facts)
+
+    assert alone(5, since).to is State.FAILED
+    assert alone(5, since + 1).to is State.PENDING
+    assert alone(4, since).to is State.QUEUED
+
+
+def test_a_server_that_is_full_for_all_fails_no_mail() -> None:
+    said = known(Outcome.FULL, wait_seconds=900.0, is_answer=True)
+    long_ago = facts(attempts=50, answered_since=NOW - 2 * DELIVERY.give_up_after_seconds, usable_servers=())
+    assert decided(said, long_ago) == Decision(to=State.PENDING, wait_seconds=900, full_seconds=900)
+    of_our_account = replace(said, is_answer=False)
+    assert decided(of_our_account, replace(long_ago, is_full_for_others=False)).to is State.PENDING
+
+
+@pytest.mark.parametrize("scope", [Scope.SERVER, Scope.SERVER_DOMAIN])
+def test_a_mail_that_was_tried_often_waits_no_day_for_a_full_server_beside_one_that_takes_it(
+    scope: Scope,
+) -> None:
+    said = known(Outcome.FULL, scope, wait_seconds=86400.0, is_answer=True)
+    assert decided(said, facts(attempts=5)).wait_seconds == 2
+    assert decided(said, facts(attempts=5, usable_servers=())).wait_seconds == 86400
+    if scope is Scope.SERVER:
+        assert decided(said, facts(attempts=5, is_full_for_others=False)).wait_seconds == 86400
 
 
 def test_one_refusal_by_policy_tries_the_other_server_and_blames_nobody() -> None:

@@ -348,6 +348,9 @@ async def test_a_mail_that_a_server_answers_with_faults_comes_to_an_end_though_n
 
 
 TOO_MANY = Misbehaviour(phase="rcpt", action="reply", reply="452 4.5.3 Too many recipients")
+QUOTA = Misbehaviour(
+    phase="dot", action="reply", reply="454 4.7.0 Throttling failure: Daily message quota exceeded."
+)
 
 
 def is_full(services: Services) -> bool:
@@ -392,6 +395,24 @@ async def test_a_mail_that_hears_full_for_days_is_given_up_only_if_the_server_ta
         server.script.set(TOO_MANY)
     await tried_again(services, crowd)
     assert crowd.state() is (State.FAILED if is_well else State.PENDING)
+
+
+async def test_a_quota_of_our_own_account_closes_the_server_at_once_and_fails_no_mail(
+    services: Services, server: ScriptedSmtpServer
+) -> None:
+    crowd = Crowd(services.ledger, 2)
+    for day in range(6):
+        server.script.set(QUOTA)
+        await tried_again(services, crowd)
+        assert is_full(services)
+        assert crowd.state() is State.PENDING
+        services.standing._fleet.board.forget()
+        assert not is_full(services)
+        if day == 3:
+            server.script.clear()
+            await tried_again(services, crowd, 1)
+        days_go_by(services, crowd.ids[0])
+    assert crowd.in_state(State.SENT) == 1
 
 
 @pytest.mark.parametrize("reply", ["451 4.3.0 Temporary lookup failure", "450 4.2.0 Greylisted"])

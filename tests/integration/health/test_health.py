@@ -5,12 +5,14 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 
+from campaigns import health
 from campaigns.absence import Absence
 from campaigns.breaker import BreakerState, Fault
 from campaigns.health import Change, HealthBoard
@@ -130,6 +132,26 @@ def test_a_whole_cycle_of_open_half_open_closed_and_back_in_steps(state_url: str
         ("share", "50 %", "100 %"),
     ]
     assert board.take_changes() == []
+
+
+def test_changes_are_told_in_the_order_in_which_they_were_made(
+    state_url: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = a_board(state_url, Clock(), ["primary", "secondary"])
+    second = threading.Thread(target=opened, args=[board, "secondary"])
+    found = health.changes
+
+    def slow_at_first(*given: Any) -> Iterable[Change]:
+        made = list(found(*given))
+        if made and second.ident is None:
+            second.start()
+            second.join(0.5)
+        return made
+
+    monkeypatch.setattr(health, "changes", slow_at_first)
+    opened(board, "primary")
+    second.join()
+    assert [change.server for change in board.take_changes()] == ["primary", "secondary"]
 
 
 def test_a_trial_that_fails_opens_for_twice_as_long(state_url: str | None) -> None:

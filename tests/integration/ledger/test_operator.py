@@ -284,13 +284,19 @@ def paused(crowd: Crowd, began_at: float, ended_at: float | None) -> None:
         connection.execute(text(sql), values)
 
 
-def test_the_time_of_pauses_is_taken_off_how_long_a_mail_is_deferred(ledger: Ledger) -> None:
-    crowd, other = Crowd(ledger), Crowd(ledger)
+def deferred_seconds_ago(crowd: Crowd, seconds: float) -> float:
+    """By the database's clock: when."""
     answered(crowd, "deferred", "rcpt", 450)
-    first = ledger.now() - 100
-    with ledger.database.write() as connection:
+    first = crowd.ledger.now() - seconds
+    with crowd.ledger.database.write() as connection:
         connection.execute(text("UPDATE delivery SET first_attempt_at = :first"), {"first": first})
         connection.execute(text("UPDATE attempt SET finished_at = :first"), {"first": first})
+    return first
+
+
+def test_the_time_of_pauses_is_taken_off_how_long_a_mail_is_deferred(ledger: Ledger) -> None:
+    crowd, other = Crowd(ledger), Crowd(ledger)
+    first = deferred_seconds_ago(crowd, 100)
     paused(other, first + 10, None)
     paused(crowd, first - 20, first - 10)
     assert ledger.deferred_since(crowd.ids[0]) == first
@@ -300,6 +306,16 @@ def test_the_time_of_pauses_is_taken_off_how_long_a_mail_is_deferred(ledger: Led
     paused(crowd, first + 90, None)
     so_far = ledger.now() - first - 90
     assert ledger.deferred_since(crowd.ids[0]) == pytest.approx(first + 2 + 4 + so_far, abs=2)
+
+
+def test_a_clock_that_was_wrong_during_a_pause_adds_no_time_and_takes_none_off(ledger: Ledger) -> None:
+    crowd = Crowd(ledger)
+    first = deferred_seconds_ago(crowd, 100)
+    paused(crowd, first + 30, first + 10)
+    assert ledger.deferred_since(crowd.ids[0]) == first
+    paused(crowd, first + 90, first + 90_000)
+    so_far = ledger.now() - first - 90
+    assert ledger.deferred_since(crowd.ids[0]) == pytest.approx(first + so_far, abs=2)
 
 
 def test_a_pause_lasts_until_its_campaign_runs_again_or_ends(ledger: Ledger) -> None:
