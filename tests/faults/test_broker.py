@@ -86,7 +86,9 @@ def test_a_broker_that_is_killed_twice(tcp_trial: Trial, valkey: Valkey, with_fi
         for pause_seconds in (1.0, 4.0):
             valkey.kill()
             if not with_file:
-                for file in (valkey.directory / "appendonlydir").glob("*"):
+                files = list((valkey.directory / "appendonlydir").glob("*"))
+                assert files, "there is something to lose"
+                for file in files:
                     file.unlink()
             time.sleep(pause_seconds)
             valkey.start()
