@@ -95,7 +95,7 @@ def create_app(settings: Settings, *, bulk_transport: bool = True) -> Celery:
 
     `bulk_transport=False` has workers on Redis consume through kombu's own transport.
     """
-    app = Celery("campaigns", set_as_current=False)
+    app = Celery("campaigns", set_as_current=False, events="workers.events:Events")
     app.conf.update(
         _broker_options(settings, bulk_transport=bulk_transport),
         **_queue_options(settings),

@@ -1,6 +1,8 @@
 """What Flower shows is true: the events of real workers, as a real receiver sees them."""
 
+import threading
 import time
+from contextlib import ExitStack
 
 import pytest
 
@@ -17,6 +19,26 @@ def seen(app):
     events = EventsSeen(app)
     yield events
     events.stop()
+
+
+def test_a_heartbeat_does_not_wait_for_a_broker_that_is_away_and_is_sent_when_it_is_back(app, broker, client):
+    with app.connection_for_write() as connection, ExitStack() as stack:
+        dispatcher = app.events.Dispatcher(connection, hostname="worker@here")
+        dispatcher.send("worker-online", retry=True)
+        broker.kill()
+        beat = threading.Thread(
+            target=dispatcher.send, args=["worker-heartbeat"], kwargs={"retry": True}, daemon=True
+        )
+        beat.start()
+        beat.join(5)
+        assert not beat.is_alive()
+        broker.start()
+        seen = EventsSeen(app)
+        stack.callback(seen.stop)
+        wait_until(lambda: client.pubsub_numpat() > 0)
+        dispatcher.send("worker-heartbeat", retry=True)
+        dispatcher.flush()
+        wait_until(lambda: [event["type"] for event in seen.events] == 2 * ["worker-heartbeat"])
 
 
 STATES = {
