@@ -82,7 +82,7 @@ def test_a_drill_measures_a_failover_and_restores(either_place: Place) -> None:
 
 def test_other_mail_does_not_notice_a_drill(place: Place) -> None:
     place.start_workers()
-    running = drill(place, "--seconds", "4")
+    running = drill(place, "--seconds", "300")
     eventually(place.ledger.declared_dead, what="a declaration")
     emails = addresses(600)
     place.send("spring", emails)
@@ -91,7 +91,8 @@ def test_other_mail_does_not_notice_a_drill(place: Place) -> None:
     assert place.counts("spring").servers["primary"].sent > 300
     assert place.counts("spring").servers["primary"].rerouted == 0
     place.judge("spring", emails)
-    end(running)
+    running.send_signal(signal.SIGINT)
+    end(running, status=1)
 
 
 def test_in_a_live_drill_the_breaker_opens_and_all_mail_goes_through_the_other(either_place: Place) -> None:
