@@ -92,7 +92,9 @@ def test_other_mail_does_not_notice_a_drill(place: Place) -> None:
     assert place.counts("spring").servers["primary"].rerouted == 0
     place.judge("spring", emails)
     running.send_signal(signal.SIGINT)
-    end(running, status=1)
+    result = end(running, status=1)
+    assert "broken off" in result["reason"], result
+    assert (result["lost"], result["duplicates"], result["uncertain"]) == (0, 0, 0), result
 
 
 def test_in_a_live_drill_the_breaker_opens_and_all_mail_goes_through_the_other(either_place: Place) -> None:
