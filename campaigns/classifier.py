@@ -61,14 +61,19 @@ class Classification:
     """It counts against the server as well, unless other mail goes through it at the time."""
     is_answer: bool = False
     """Whether it was said of this mail: in reply to RCPT, DATA or the dot, and not in words that mean us."""
+    of_our_account: bool = False
+    """Whether it was said in such a reply, but in words that mean us."""
 
     @property
     def recorded_as(self) -> str:
         """The outcome as its attempt keeps it.
 
         A refusal by policy of this message, or of this server by this domain, is told apart: it must never
-        add up to taking the server off the sender or to pausing the campaign.
+        add up to taking the server off the sender or to pausing the campaign. So is a quota of our account:
+        it is no reason to give up the mail that heard of it.
         """
+        if self.of_our_account:
+            return f"{self.outcome}-account"
         if self.outcome is Outcome.POLICY and self.scope in {Scope.MESSAGE, Scope.SERVER_DOMAIN}:
             return f"{self.outcome}-{self.scope}"
         return str(self.outcome)
@@ -120,6 +125,15 @@ WAIT = re.compile(
     re.IGNORECASE | re.ASCII,  # beyond ASCII there is a letter that is an s, but no unit
 )
 
+OF_WHOM = re.compile(r"<[^<>]*>|\S+@\S+|recipient address rejected", re.IGNORECASE)
+"""Words that tell nothing of whose quota it is: addresses, and what Postfix puts before a refusal at RCPT."""
+OF_A_MAILBOX = re.compile(
+    r"\b(?:recipient|mailbox|inbox|incoming|inbound|receiving|can receive)\b", re.IGNORECASE
+)
+OF_US = re.compile(
+    r"\b(?:relay|relaying|sen[dt]|sending|sender|submission|customer|tenant|client|your?|smtp)\b",
+    re.IGNORECASE,
+)
 COME_AGAIN = re.compile(r"\b(?:try|retry|again|back|wait)\b.{0,20}\d", re.IGNORECASE)
 
 
@@ -170,7 +184,9 @@ def by_reply(phase: Phase, reply: Reply | None) -> Classification:
         or by_enhanced_status(phase, reply)
         or by_basic_code(phase, reply)
     )
-    return replace(found, is_answer=phase in ANSWERS_THE_MAIL and found.rule not in of_our_account())
+    is_of_mail = phase in ANSWERS_THE_MAIL
+    of_our_account = is_of_mail and found.of_our_account
+    return replace(found, is_answer=is_of_mail and not of_our_account, of_our_account=of_our_account)
 
 
 def flat(text: str) -> str:
@@ -194,7 +210,15 @@ def by_rule(rule: Rule, reply: Reply) -> Classification:
         wait_seconds=stated_wait(reply.text) or rule.wait_seconds,
         counts_against_server=rule.counts_against_server,
         counts_if_none_is_sent=rule.counts_if_none_is_sent,
+        of_our_account=rule.of_our_account and not may_mean_a_mailbox(reply),
     )
+
+
+def may_mean_a_mailbox(reply: Reply) -> bool:
+    """Whether a quota may be the recipient's: the words name him, or the status does and they not us."""
+    text = OF_WHOM.sub(" ", flat(reply.text))
+    is_of_mailbox = reply.enhanced is not None and reply.enhanced[1:].startswith(".2.")
+    return OF_A_MAILBOX.search(text) is not None or (is_of_mailbox and OF_US.search(text) is None)
 
 
 def asked_to_wait(phase: Phase, reply: Reply) -> Classification | None:
@@ -352,12 +376,6 @@ def load_rules() -> tuple[Rule, ...]:
     """The rules of reply_rules.toml, in their order."""
     table = tomllib.loads(files("campaigns").joinpath("reply_rules.toml").read_text(encoding="utf-8"))
     return tuple(read_rule(row, table["phases"]) for row in table["rule"])
-
-
-@cache
-def of_our_account() -> frozenset[str]:
-    """The rules whose words are of all that we send, whichever mail they are said to."""
-    return frozenset(rule.name for rule in load_rules() if rule.of_our_account)
 
 
 def read_rule(row: Mapping[str, Any], phase_sets: Mapping[str, list[str]]) -> Rule:

@@ -206,21 +206,30 @@ def full(
 
     Or for this one mail, if it was said of a mail, and of no other since the server took one. Only such mail
     is given up, and is kept from another server while it waits: that one may say the same.
+
+    What means our account closes the server for all at the first word, but for a minute at most until others
+    hear it, too: should it have meant a recipient after all, he must not stop everybody's mail.
     """
     full_seconds = classification.wait_seconds or FULL_SECONDS
     for_domain = of_a_domain(classification, facts)
     for_all = not for_domain and (facts.is_full_for_others or not classification.is_answer)
+    is_first_word = for_all and classification.of_our_account and not facts.is_full_for_others
     if not for_all and is_answered_in_vain(classification, facts, delivery, now):
         return failed()
     block = throttled(classification, facts, now) if for_domain else None
-    told_seconds = full_seconds if for_all else None
+    told_seconds = None
+    if for_all:
+        told_seconds = min(full_seconds, FULL_SECONDS) if is_first_word else full_seconds
     brake_seconds = brake(facts)
     if facts.usable_servers and not brake_seconds:
         return Decision(
             to=State.QUEUED, to_server=facts.usable_servers[0], block=block, full_seconds=told_seconds
         )
-    goes_elsewhere = facts.usable_servers and (for_all or for_domain)
-    wait_seconds = brake_seconds if goes_elsewhere else max(full_seconds, brake_seconds)
+    wait_seconds = max(full_seconds, brake_seconds)
+    if facts.usable_servers and is_first_word:
+        wait_seconds = max(min(full_seconds, slowed_seconds(facts, delivery)), brake_seconds)
+    elif facts.usable_servers and (for_all or for_domain):
+        wait_seconds = brake_seconds
     return Decision(
         to=State.PENDING,
         wait_seconds=jittered(wait_seconds, random),
@@ -279,12 +288,12 @@ def elsewhere(
             return Decision(to=State.QUEUED, to_server=server, block=block)
     is_over = is_given_up(facts.refused_since, delivery, now)
     if set(facts.route) - refused - facts.blocked and not is_over:
-        wait_seconds = jittered(policy_wait_seconds(facts, delivery), random)
+        wait_seconds = jittered(slowed_seconds(facts, delivery), random)
         return Decision(to=State.PENDING, wait_seconds=wait_seconds, block=block)
     return Decision(to=State.FAILED, block=block, task_state="failure")
 
 
-def policy_wait_seconds(facts: Facts, delivery: DeliveryRules) -> float:
+def slowed_seconds(facts: Facts, delivery: DeliveryRules) -> float:
     """A minute, until it has been round its route twice; then as after a deferral."""
     beyond = facts.attempts - 2 * len(facts.route) - facts.deferrals
     return POLICY_WAIT_SECONDS if beyond <= 0 else backoff_seconds(beyond - 1, delivery)

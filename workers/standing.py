@@ -204,7 +204,8 @@ class Standing:
         """Whether the server says so to one mail after the other: those it told since it last took one."""
         if classification.outcome is Outcome.SENT:
             self._full_for.pop(server, None)
-        if classification.outcome is not Outcome.FULL or not classification.is_answer:
+        is_of_mail = classification.is_answer or classification.of_our_account
+        if classification.outcome is not Outcome.FULL or not is_of_mail:
             return True
         told = self._full_for.setdefault(server, set())
         if len(told) < FULL_MAILS:

@@ -20,6 +20,10 @@ from campaigns.watch import View
 
 _NOT_SENT = (State.SUPPRESSED, State.CANCELLED)
 """In one column, so that a row adds up in 80 columns."""
+_TO_LOOK_AT = {
+    State.UNCERTAIN: "a server may have taken them, its reply never came",
+    State.FAILED: "refused for good, or given up",
+}
 
 
 @click.command()
@@ -106,3 +110,11 @@ def _print_one(view: View) -> None:
     click.echo()
     servers = [(name, f"{one.sent:,}", f"{one.rerouted:,}") for name, one in progress.servers.items()]
     print_table(("server", "sent>", "rerouted>"), servers, empty="")
+    _note_where_to_look(progress)
+
+
+def _note_where_to_look(progress: Progress) -> None:
+    for state, what in _TO_LOOK_AT.items():
+        if count := progress.counts.get(state, 0):
+            command = f"campaigns recipients {shlex.quote(progress.name)} --state {state}"
+            note(f"note: {count:,} {state}: {what}; `{command}` lists them.")

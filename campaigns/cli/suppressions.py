@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from campaigns.cli.output import counted, iso, json_option, note, print_json, print_table, short_time
 from campaigns.client import Client
+from campaigns.errors import InvalidAddress
 from campaigns.settings import load_settings
 
 _FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
@@ -29,15 +31,24 @@ def suppress() -> None:
 @click.argument("address", nargs=-1, required=True)
 @click.option("--reason", help="For whoever reads the list later.")
 @json_option
-def add(address: tuple[str, ...], reason: str | None, as_json: bool) -> None:
-    """Suppress one or more addresses, from now on. Mail that waits for them already is not sent."""
+@click.pass_context
+def add(context: click.Context, address: tuple[str, ...], reason: str | None, as_json: bool) -> None:
+    """Suppress one or more addresses, from now on. Mail that waits for them already is not sent.
+
+    One that is no address is told, and keeps no other off the list.
+    """
     with Client(load_settings()) as client:
-        added = sum(client.suppressions.add(one, reason) for one in address)
+        results = [_tried(client.suppressions.add, one, reason) for one in address]
+        added, known = results.count(True), results.count(False)
+        rejected = len(results) - added - known
         if as_json:
-            print_json({"added": added, "known": len(address) - added})
+            print_json({"added": added, "known": known, "rejected": rejected})
         else:
-            known = f", {len(address) - added:,} known before" if added < len(address) else ""
-            click.echo(f"{counted(added, 'address', 'addresses')} suppressed{known}.")
+            known_text = f", {known:,} known before" if known else ""
+            rejected_text = f", {rejected:,} rejected" if rejected else ""
+            click.echo(f"{counted(added, 'address', 'addresses')} suppressed{known_text}{rejected_text}.")
+        if rejected:
+            context.exit(1)
 
 
 @suppress.command(name="import")
@@ -84,12 +95,23 @@ def list_(as_json: bool) -> None:
 def remove(context: click.Context, address: tuple[str, ...], as_json: bool) -> None:
     """Take addresses off the list. Campaigns that passed them over do not come back to them."""
     with Client(load_settings()) as client:
-        missing = [one for one in address if not client.suppressions.remove(one)]
+        results = [_tried(client.suppressions.remove, one) for one in address]
+        removed = results.count(True)
         if as_json:
-            print_json({"removed": len(address) - len(missing), "missing": len(missing)})
-        elif removed := len(address) - len(missing):
+            print_json({"removed": removed, "missing": len(results) - removed})
+        elif removed:
             click.echo(f"{counted(removed, 'address', 'addresses')} taken off the list.")
-        for one in missing:
-            note(f"error: {one} is not on the list")
-        if missing:
+        for one, result in zip(address, results, strict=True):
+            if result is False:
+                note(f"error: {one} is not on the list")
+        if removed < len(results):
             context.exit(1)
+
+
+def _tried(change: Callable[..., bool], *arguments: str | None) -> bool | None:
+    """What became of one address; None, and told, if it is none."""
+    try:
+        return change(*arguments)
+    except InvalidAddress as error:
+        note(f"error: {error}")
+        return None

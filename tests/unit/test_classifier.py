@@ -319,12 +319,41 @@ def test_only_a_reply_to_the_mail_itself_is_an_answer(phase: Phase) -> None:
         "452 Too many recipients received this hour (throttled)",
         "451 You have exceeded your sending quota",
         "450 4.2.1 Peak SMTP relay limit exceeded for customer",
+        "452 Message would take you over your relay quota of 500",
+        "554 5.7.1 <user@example.com>: Recipient address rejected: Daily quota exceeded",
+        "550 5.7.1 <recipient@example.com>: Email quota exceeded",
     ],
 )
 @pytest.mark.parametrize("phase", ["rcpt", "dot"])
 def test_a_quota_of_our_own_account_is_no_answer_to_the_mail_that_hears_of_it(phase: str, line: str) -> None:
     found = judge(phase, line)
-    assert (found.outcome, found.scope, found.is_answer) == (Outcome.FULL, Scope.SERVER, False)
+    assert (found.outcome, found.scope) == (Outcome.FULL, Scope.SERVER)
+    assert (found.is_answer, found.of_our_account, found.recorded_as) == (False, True, "full-account")
+    before_any_mail = judge("mail", line)
+    assert not before_any_mail.of_our_account, "of nobody's mail, so that nothing speaks against it"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "552 5.2.2 Daily quota exceeded",
+        "552 5.2.2 <user@example.com>: user has exceeded the account quota",
+        "552 5.2.2 <sending@example.com>: user has exceeded the account quota",
+        "452 <user@example.com> recipient has exceeded his daily quota",
+        "450 4.7.1 Recipient address rejected: daily incoming limit, try again in 24 hours",
+        "450 Hourly limit of this mailbox reached",
+    ],
+)
+def test_a_quota_that_may_be_the_recipients_is_an_answer_to_the_mail(line: str) -> None:
+    found = judge("rcpt", line)
+    assert (found.outcome, found.is_answer, found.of_our_account) == (Outcome.FULL, True, False)
+
+
+@pytest.mark.parametrize(
+    "line", ["550 5.7.1 exceeded the plan attachment size", "552 exceeded your account size limit"]
+)
+def test_a_mail_that_is_too_big_is_no_quota(line: str) -> None:
+    assert judge("dot", line).outcome is not Outcome.FULL
 
 
 @pytest.mark.parametrize("line", ["452 4.5.3 Too many recipients", "451 slow down"])

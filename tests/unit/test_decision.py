@@ -175,8 +175,27 @@ def test_a_server_that_is_full_for_all_fails_no_mail() -> None:
     said = known(Outcome.FULL, wait_seconds=900.0, is_answer=True)
     long_ago = facts(attempts=50, answered_since=NOW - 2 * DELIVERY.give_up_after_seconds, usable_servers=())
     assert decided(said, long_ago) == Decision(to=State.PENDING, wait_seconds=900, full_seconds=900)
-    of_our_account = replace(said, is_answer=False)
+    of_our_account = replace(said, is_answer=False, of_our_account=True)
     assert decided(of_our_account, replace(long_ago, is_full_for_others=False)).to is State.PENDING
+
+
+@pytest.mark.parametrize(("asked_seconds", "told_seconds"), [(5.0, 5), (3600.0, 60), (86400.0, 60)])
+def test_a_quota_of_our_account_closes_the_server_at_once_but_not_for_long_until_others_hear_of_it(
+    asked_seconds: float, told_seconds: float
+) -> None:
+    said = known(Outcome.FULL, wait_seconds=asked_seconds, of_our_account=True)
+    first = facts(is_full_for_others=False)
+    assert decided(said, first) == Decision(to=State.QUEUED, to_server="secondary", full_seconds=told_seconds)
+    assert decided(said, facts()).full_seconds == asked_seconds
+    alone = decided(said, replace(first, usable_servers=()))
+    assert (alone.wait_seconds, alone.full_seconds) == (asked_seconds, told_seconds)
+
+
+def test_a_mail_that_alone_hears_of_a_quota_again_and_again_comes_ever_less_often() -> None:
+    said = known(Outcome.FULL, wait_seconds=3600.0, of_our_account=True)
+    waits = [decided(said, facts(attempts=n, is_full_for_others=False)).wait_seconds for n in (5, 6, 50)]
+    assert waits == [*DELIVERY.retry_after_seconds[:2], min(3600, DELIVERY.retry_after_seconds[-1])]
+    assert decided(said, facts(attempts=50)).wait_seconds == 60, "the other server may take it"
 
 
 @pytest.mark.parametrize("scope", [Scope.SERVER, Scope.SERVER_DOMAIN])

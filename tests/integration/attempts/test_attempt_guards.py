@@ -360,6 +360,11 @@ def is_full(services: Services) -> bool:
     return fleet._is_full("primary")
 
 
+def full_seconds(services: Services) -> float:
+    """How much longer the primary is full."""
+    return services.standing._fleet.board.look()["primary"].rest_seconds
+
+
 async def test_a_server_is_full_when_it_says_so_to_several_mails_in_a_row(
     services: Services, server: ScriptedSmtpServer
 ) -> None:
@@ -413,6 +418,36 @@ async def test_a_quota_of_our_own_account_closes_the_server_at_once_and_fails_no
             await tried_again(services, crowd, 1)
         days_go_by(services, crowd.ids[0])
     assert crowd.in_state(State.SENT) == 1
+
+
+async def test_a_quota_of_our_own_account_is_believed_for_long_when_three_mails_hear_of_it(
+    services: Services, server: ScriptedSmtpServer
+) -> None:
+    crowd = Crowd(services.ledger, 4)
+    server.script.set(QUOTA)
+    for index in (0, 1, 1):
+        await tried_again(services, crowd, index)
+        assert 50 < full_seconds(services) <= 60
+        services.standing._fleet.board.forget()
+    await tried_again(services, crowd, 2)
+    assert full_seconds(services) > 3500
+
+
+async def test_a_quota_of_our_own_account_is_not_held_against_a_mail_that_hears_other_words_later(
+    services: Services, server: ScriptedSmtpServer
+) -> None:
+    crowd = Crowd(services.ledger, 2)
+    server.script.set(QUOTA)
+    for _ in range(6):
+        await tried_again(services, crowd)
+        services.standing._fleet.board.forget()
+    for _ in range(3):
+        days_go_by(services, crowd.ids[0])
+    server.script.clear()
+    await tried_again(services, crowd, 1)
+    server.script.set(TOO_MANY)
+    await tried_again(services, crowd)
+    assert crowd.state() is State.PENDING
 
 
 @pytest.mark.parametrize("reply", ["451 4.3.0 Temporary lookup failure", "450 4.2.0 Greylisted"])

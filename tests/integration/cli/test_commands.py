@@ -22,6 +22,7 @@ from campaigns.local.broker import EmbeddedBroker
 from campaigns.settings import load_settings
 from campaigns.states import State
 from campaigns.watch import line_of
+from tests.integration.api.test_campaign import end_all
 from tests.integration.cli.conftest import CONFIGURATION, Desk
 
 
@@ -272,7 +273,8 @@ def test_a_reply_cannot_become_a_formula_in_a_spreadsheet(desk: Desk) -> None:
 
 
 def test_the_suppression_list_is_kept(desk: Desk) -> None:
-    assert desk.json("suppress", "add", "ann@example.com", "--reason", "asked") == {"added": 1, "known": 0}
+    added = desk.json("suppress", "add", "ann@example.com", "--reason", "asked")
+    assert added == {"added": 1, "known": 0, "rejected": 0}
     desk.write("gone.csv", "email\nbob@example.com\nann@example.com\nbad\n")
     assert desk.json("suppress", "import", "gone.csv") == {"added": 1, "known": 1, "rejected": 1}
     assert [one["email"] for one in desk.json("suppress", "list")] == ["ann@example.com", "bob@example.com"]
@@ -285,6 +287,29 @@ def test_the_suppression_list_is_kept(desk: Desk) -> None:
     assert desk.run("suppress", "add", "bad").exit_code == 1
     desk.send()
     assert desk.json("status", "spring")["counts"]["suppressed"] == 1
+
+
+def test_a_bad_address_keeps_no_other_off_the_suppression_list_or_on_it(desk: Desk) -> None:
+    added = desk.run("suppress", "add", "bad", "ann@example.com", "worse", "bob@example.com")
+    assert (added.exit_code, added.stdout) == (1, "2 addresses suppressed, 2 rejected.\n")
+    assert [line.split(":")[1].strip() for line in added.stderr.splitlines()] == ["bad", "worse"]
+    assert [one["email"] for one in desk.json("suppress", "list")] == ["ann@example.com", "bob@example.com"]
+    removed = desk.run("suppress", "remove", "bad", "ann@example.com", "cid@example.com", "bob@example.com")
+    assert (removed.exit_code, removed.stdout) == (1, "2 addresses taken off the list.\n")
+    assert [line.split()[1] for line in removed.stderr.splitlines()] == ["bad:", "cid@example.com"]
+    assert desk.json("suppress", "list") == []
+
+
+def test_the_status_says_where_to_look_for_what_was_not_sent(desk: Desk) -> None:
+    desk.send()
+    assert "campaigns recipients" not in desk.run("status", "spring").output
+    with Client(load_settings()) as client:
+        end_all(client, State.UNCERTAIN)
+    told = desk.run("status", "spring")
+    assert told.stderr.splitlines() == [
+        "note: 2 uncertain: a server may have taken them, its reply never came;"
+        " `campaigns recipients spring --state uncertain` lists them."
+    ]
 
 
 def test_servers_and_events_are_listed(desk: Desk) -> None:
