@@ -349,6 +349,10 @@ class Breaker:
             return replace(self, full_until=max(self.full_until, until))
         return replace(self, full_from=now, full_until=until, full_reason=reason)
 
+    def emptied(self, reason: str) -> Breaker:
+        """Not full any more, before its time."""
+        return replace(self, full_from=0.0, full_until=0.0, full_reason=reason)
+
     # How it is kept.
 
     def to_dict(self) -> dict[str, Any]:

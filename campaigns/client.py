@@ -192,11 +192,22 @@ class Client:
         """Open, drain or close a server in the whole cluster, within about 2 s; kept in the database.
 
         `drained`: it is given no more mail, what waits still goes out through it. `closed`: what waits moves
-        to the others, too. Returns False if it was so already. Raises UnknownServer.
+        to the others, too. `open`: what the server said of a quota is forgotten, too. Returns False if it was
+        so already. Raises UnknownServer.
         """
         changed = self.ledger.set_server_mode(self.settings.server(name).name, mode, reason)
+        if mode == "open":
+            changed = self._forget_full(name) or changed
         self.nudge()
         return changed
+
+    def _forget_full(self, name: str) -> bool:
+        """Whether the server was full by its own word; nothing is forgotten while the broker is away."""
+        if not self._board.end_full(name, "opened by hand"):
+            return False
+        with closing(Fleet(self.settings, self.ledger, self._board)) as fleet:
+            fleet.refresh()
+        return True
 
     def set_server_weight(self, name: str, weight: int | None, *, reason: str | None = None) -> bool:
         """Give a server another weight in every stream, or (None) the configured one again.

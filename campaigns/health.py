@@ -254,6 +254,16 @@ class HealthBoard:
             )
         )
 
+    def end_full(self, server: str, reason: str) -> bool:
+        """The server may take mail before its time. False if it is not full, or the others cannot be told."""
+
+        def end(board: Board, now: float) -> Board | None:
+            breaker = board.of(server)
+            return board.having(server, breaker.emptied(reason)) if breaker.is_full(now) else None
+
+        made, _, _ = self._write(end)
+        return any((one.server, one.kind, one.after) == (server, "limit", "open") for one in made)
+
     def is_first(self, what: str) -> bool:
         """Whether no other process asked so within a minute; each is the first while Redis is away."""
         key = f"{self._key}:{what}"

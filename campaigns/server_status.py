@@ -142,6 +142,12 @@ class ServerStatus:
         return self._mode != "open"
 
     @property
+    def _has_failed_probe(self) -> bool:
+        """Whether that is the latest that is known of it."""
+        probe = self.probe
+        return probe is not None and probe.error is not None and not self.is_probe_outdated
+
+    @property
     def _shown(self) -> tuple[float | None, str]:
         if self._is_off and self.mode is not None:
             return self.mode.changed_at, self.mode.reason or ""
@@ -150,6 +156,8 @@ class ServerStatus:
         if self.state_text == "full":
             spent = ", ".join(f"{one.limit} is used up" for one in self.used if one.used >= one.of)
             return None, spent or "by its own word"
+        if self.state_text == "working" and self._has_failed_probe and self.probe is not None:
+            return self.probe.probed_at, "its last probe failed"
         return self.since, self._breaker_reason
 
     @property

@@ -230,7 +230,8 @@ class Sweeper:
             lost = [delivery for delivery in stale if delivery.delivery_id not in waiting]
         if lost:
             publish_deliveries(self._app, lost)
-            log.warning("lost messages were published again", extra={"server": server, "count": len(lost)})
+            told = {"server": server, "count": len(lost)}
+            log.warning("queued mail without a message was published again", extra=told)
         self._ledger.touch_queued([delivery.delivery_id for delivery in stale])
 
     def _oldest_missing(

@@ -16,6 +16,7 @@ from campaigns.sandbox import BUDGET, GLOBALS, Budget, Environment, OverBudget, 
 
 __all__ = ["Template", "alias_of", "merge_values"]
 
+_SEVERAL_WORDS = re.compile(r"\{\{-?\s*([^\W\d]\w*(?:[ -]\w+){1,8})\s*(?:\||-?\}\})")
 _LONGEST_OUTPUT = 1_000_000
 _LONGEST_SOURCE = 2_000_000
 _ALWAYS = frozenset(["email", "fields"])
@@ -35,7 +36,7 @@ class Template:
         try:
             self._compile(source)
         except jinja2.TemplateSyntaxError as error:
-            raise self._error(error.message or "syntax error", error.lineno) from error
+            raise self._error(_explained(error, source), error.lineno) from error
         except (ValueError, SyntaxError, RecursionError, OverflowError, MemoryError) as error:
             raise self._error(f"it cannot be compiled ({error})", None) from error
 
@@ -96,6 +97,17 @@ class Template:
 
     def __repr__(self) -> str:
         return f"<Template {self.part} uses {sorted(self.variables)}>"
+
+
+def _explained(error: jinja2.TemplateSyntaxError, source: str) -> str:
+    """What is wrong, and how a column whose name is several words is written, if that seems to be it."""
+    message = (error.message or "syntax error").rstrip(".")
+    line = "".join(source[:_LONGEST_SOURCE].splitlines()[error.lineno - 1 : error.lineno])
+    words = _SEVERAL_WORDS.search(line)
+    alias = None if words is None else alias_of(words[1])
+    if words is None or alias is None:
+        return message
+    return f'{message}. A column {words[1]} is written {{{{ {alias} }}}} or {{{{ fields["{words[1]}"] }}}}'
 
 
 def alias_of(column: str) -> str | None:

@@ -76,7 +76,10 @@ def servers(context: click.Context, as_json: bool) -> None:
 @_reason_option
 @json_option
 def open_(name: str, reason: str | None, as_json: bool) -> None:
-    """Let a server take mail again that was drained or closed."""
+    """Let a server take mail again that was drained or closed, or that said that it is full.
+
+    Mail that waits already until the time that the server gave goes on waiting; all other mail does not.
+    """
     with Client(load_settings()) as client:
         changed = client.set_server_mode(name, "open", reason=reason)
         text = "is open: it takes mail again" if changed else "is open already"

@@ -300,7 +300,7 @@ def told(caplog: pytest.LogCaptureFixture) -> Told:
 
 GONE = ("the broker takes no messages; what is queued is published when it does",)
 BACK = ("the broker takes messages again",)
-AGAIN = "lost messages were published again"
+AGAIN = "queued mail without a message was published again"
 
 
 def turns(bench: Bench, count: int) -> None:

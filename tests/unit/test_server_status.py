@@ -10,7 +10,7 @@ import pytest
 from campaigns.allowance import UsedLimit
 from campaigns.breaker import BreakerState
 from campaigns.health import ServerHealth
-from campaigns.ledger import Mode, ModeRecord, StandbyRecord, StandbyState
+from campaigns.ledger import Mode, ModeRecord, ProbeRecord, StandbyRecord, StandbyState
 from campaigns.server import Server
 from campaigns.server_status import ServerFacts, ServerStatus, server_statuses
 from campaigns.settings import Settings
@@ -156,3 +156,25 @@ def test_what_the_operator_did_is_known_without_the_broker() -> None:
         "not known now: the broker is not there",
         "",
     ]
+
+
+def test_a_server_that_works_as_far_as_mail_has_shown_tells_of_a_probe_that_failed_since() -> None:
+    failed = ProbeRecord(
+        server="primary",
+        probed_at=NOW,
+        succeeded_at=NOW - 60,
+        latency_seconds=None,
+        certificate_until=None,
+        error="connect: Connection refused",
+    )
+    primary = told(ServerFacts(probes={"primary": failed}))["primary"]
+    shown = (primary.state_text, primary.since_shown, primary.reason_text)
+    assert shown == ("working", NOW, "its last probe failed")
+    well = replace(failed, error=None)
+    assert told(ServerFacts(probes={"primary": well}))["primary"].reason_text == ""
+    ill = ServerFacts(
+        probes={"primary": failed},
+        health={"primary": health("primary", state=BreakerState.OPEN, reason="dead")},
+    )
+    assert told(ill)["primary"].reason_text == "dead"
+    assert replace(primary, is_probe_outdated=True).reason_text == ""

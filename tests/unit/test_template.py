@@ -127,6 +127,11 @@ def test_a_test_for_definedness_does_not_make_a_column_optional() -> None:
         ("a\n{{ nobody }}", "The text template, line 2: 'nobody' is undefined: add the column"),
         ("a\n\n{% if %}", "The text template, line 3: Expected an expression"),
         ("{% if city %}", "line 1: Unexpected end of template"),
+        (
+            "a\nb {{ First Name }}",
+            'Name\'. A column First Name is written {{ first_name }} or {{ fields["First Name"] }}.',
+        ),
+        ("{{ First Name | title }}", "A column First Name is written {{ first_name }}"),
         ("{{ city | reversed }}", "line 1: No filter named 'reversed'"),
         ("{{ city.nobody }}", "line 1: 'str object' has no attribute 'nobody'"),
         ("\n{{ 1 / 0 }}", "line 2: division by zero"),

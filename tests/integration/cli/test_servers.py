@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 from sqlalchemy import text
 
 from campaigns.client import Client
 from campaigns.fleet import READER_SECONDS
+from campaigns.health import HealthBoard
 from campaigns.local.broker import EmbeddedBroker
 from campaigns.settings import load_settings
 from tests.integration.cli.conftest import Desk
@@ -204,3 +206,20 @@ def test_python_does_the_same(desk: Desk) -> None:
         assert client.set_server_weight("secondary", 5)
         assert client.closed_streams() == []
         assert [status.state_text for status in client.servers()] == ["closed by hand", "working"]
+
+
+@pytest.mark.usefixtures("broker")
+def test_a_server_that_said_that_it_is_full_is_opened_by_hand(desk: Desk) -> None:
+    settings = load_settings()
+    with closing(HealthBoard(settings.state_url)) as board:
+        board.set_full_for("primary", 86_400, "452 daily quota exceeded")
+        board.set_full_for("secondary", 86_400, "452 daily quota exceeded")
+        assert desk.run("servers", "open", "primary").stdout == "primary is open: it takes mail again.\n"
+        assert {name: one.is_full for name, one in board.look().items()} == {
+            "primary": False,
+            "secondary": True,
+        }
+    assert [one["full"] for one in desk.json("servers")] == [False, True]
+    assert desk.run("servers", "open", "primary").stdout == "primary is open already.\n"
+    told = [(one["kind"], one["server"], one["to"], one["reason"]) for one in desk.json("events")]
+    assert told == [("limit", "primary", "open", "opened by hand")]
