@@ -102,6 +102,8 @@ class Limits:
         self._read_before_at = float("-inf")
         self._has_counted_alone = False
         self._lock = threading.Lock()
+        self._reading = threading.Lock()
+        self._token = secrets.token_hex(6)
 
     def __repr__(self) -> str:
         where = "in this process" if self._client is None else "shared"
@@ -201,8 +203,21 @@ class Limits:
         return answers
 
     def _restore(self) -> float:
-        """Fill the counts from the ledger, unless another process is at it; how long to wait if so."""
-        if not self._client.set(f"{self._generation}:reading", "1", nx=True, ex=READING_SECONDS):
+        """Fill the counts from the ledger, unless somebody else is at it; how long to wait if so.
+
+        A broker that died meanwhile may remember that this process was at it, and no more.
+        """
+        if not self._reading.acquire(blocking=False):
+            return SOON_SECONDS
+        try:
+            return self._restore_in_turn()
+        finally:
+            self._reading.release()
+
+    def _restore_in_turn(self) -> float:
+        turn = f"{self._generation}:reading"
+        is_taken = not self._client.set(turn, self._token, nx=True, ex=READING_SECONDS)
+        if is_taken and self._client.get(turn) not in {None, self._token}:
             return SOON_SECONDS
         try:
             self._write_counts(secrets.token_hex(6))
@@ -210,7 +225,7 @@ class Limits:
             log.warning("what was used of the limits cannot be read; nothing goes out until it can")
             return LOST_SECONDS
         finally:
-            self._client.delete(f"{self._generation}:reading")
+            self._client.delete(turn)
         return SOON_SECONDS
 
     def _write_counts(self, generation: str) -> None:

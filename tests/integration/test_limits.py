@@ -109,6 +109,24 @@ class _Ledger:
         return [(limit, [(age_seconds, count)]) for limit, age_seconds, count in self.used]
 
 
+class _DeadlyLedger(_Ledger):
+    """The broker dies while it is read for the first time."""
+
+    def __init__(self, broker: EmbeddedBroker) -> None:
+        super().__init__((HOUR, 600.0, 70))
+        self._broker = broker
+        self.has_killed = False
+
+    def read(self) -> list[tuple[Limit, Sequence[tuple[float, int]]]]:
+        if not self.has_killed:
+            with redis.Redis.from_url(f"unix://{self._broker.socket}") as client:
+                client.set("the last", "write")
+                assert client.execute_command("WAITAOF", 1, 0, 10_000)[0] == 1
+            self._broker.kill()
+            self.has_killed = True
+        return super().read()
+
+
 def _take(limits: Limits, wanted: int, *each: Limit) -> Grant:
     return limits.take_all([Request(limits=each, wanted=wanted)])[0]
 
@@ -273,6 +291,9 @@ def test_what_went_out_without_the_broker_is_counted_when_it_is_back(broker: Emb
     url = f"unix://{broker.socket}"
     limits = Limits(url, memory=ledger, monotonic=lambda: time.monotonic() + later[0])
     assert _take(limits, 1, HOUR).granted == 1
+    with redis.Redis.from_url(url) as client:
+        client.set("the last", "write")
+        assert client.execute_command("WAITAOF", 1, 0, 10_000)[0] == 1, "all before it is on the disk, too"
     broker.kill()
     ledger.used = ((HOUR, 600.0, 61),)
     assert _take(limits, 99, HOUR).granted == 39
@@ -283,6 +304,23 @@ def test_what_went_out_without_the_broker_is_counted_when_it_is_back(broker: Emb
     later[0] += 5.0
     assert sum(_take(limits, 99, HOUR).granted for _ in range(3)) == 0
     assert _take(limits, 0, HOUR).left == (0,)
+    limits.close()
+
+
+def test_a_broker_that_dies_while_a_process_reads_the_ledger_does_not_make_it_wait_for_itself(
+    broker: EmbeddedBroker,
+) -> None:
+    ledger, later = _DeadlyLedger(broker), [0.0]
+    url = f"unix://{broker.socket}"
+    limits = Limits(url, memory=ledger, monotonic=lambda: time.monotonic() + later[0])
+    assert _take(limits, 1, HOUR).granted == 1, "alone, from what was read"
+    assert ledger.has_killed
+    broker.start()
+    with redis.Redis.from_url(url) as client:
+        assert list(client.scan_iter("*:reading")), "the broker remembers that somebody reads"
+    later[0] += 5.0
+    ledger.used = ((HOUR, 600.0, 71),)
+    assert _take(limits, 99, HOUR).granted == 29
     limits.close()
 
 
