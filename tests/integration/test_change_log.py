@@ -103,18 +103,36 @@ def test_a_failure_and_the_steps_of_the_return_are_in_one_log(cluster: Cluster) 
     assert len([one for one in cluster.ledger.events() if one.server == "primary"]) == 6
 
 
+class _Door:
+    """A lock that says when somebody waits for it."""
+
+    def __init__(self, somebody_waits: threading.Event) -> None:
+        self._lock = threading.Lock()
+        self._somebody_waits = somebody_waits
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            self._somebody_waits.set()
+            self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
 def test_what_two_threads_record_is_told_in_its_order(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fleet, board = cluster.fleets[0], cluster.boards[0]
     record, is_writing, may_write = fleet.record, threading.Event(), threading.Event()
 
-    def record_slowly(change: Change) -> None:
-        is_writing.set()
-        may_write.wait(0.3)
+    def record_when_the_second_waits_or_is_through(change: Change) -> None:
+        if not is_writing.is_set():
+            is_writing.set()
+            assert may_write.wait(10)
         record(change)
 
-    monkeypatch.setattr(fleet, "record", record_slowly)
+    monkeypatch.setattr(fleet, "record", record_when_the_second_waits_or_is_through)
+    monkeypatch.setattr(fleet, "_recording", _Door(may_write))
     for _ in range(5):
         board.fault("primary", "refused")
     cluster.now += 3
@@ -123,8 +141,7 @@ def test_what_two_threads_record_is_told_in_its_order(
         first = threads.submit(fleet.refresh)
         assert probe is not None and is_writing.wait(10)
         second = threads.submit(fleet.report, "primary", Fault(reason="refused", token=probe.token))
-        may_write.wait(0.1)
-        may_write.set()
+        second.add_done_callback(lambda _: may_write.set())
         for one in (first, second):
             one.result(10)
     told = [event.to_state for event in cluster.ledger.events("primary") if event.kind == "breaker"]
